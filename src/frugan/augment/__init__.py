@@ -1,0 +1,1 @@
+"""The augment room of frugan."""

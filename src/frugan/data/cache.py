@@ -1,0 +1,285 @@
+"""Pictures read, brought to size and kept: the cache of prepared sets, found again by content."""
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from frugan.config import to_dict
+from frugan.data.dataset import Dataset, SourceFacts, fingerprint_of
+from frugan.data.digests import Progress, digest, digest_file, hash_files, stamp, write_whole
+from frugan.data.pictures import DataConfig, DataError, Fitted, PictureError, prepare_picture
+from frugan.data.sources import Source, choose, no_pictures, open_source, read_all
+
+_FORMAT = 1  # raise it whenever the same files and settings would give other pixels
+_HEADER_BYTES = 128
+_PIXELS = "images.npy"
+_META = "meta.json"
+_CHECKED = "checked.json"
+_ABANDONED_SECONDS = 7 * 24 * 3600
+# Settings that change no pixels; what they choose is in the names, labels and digests.
+_FREE_SETTINGS = ("flip", "labels", "part", "limit", "seed")
+
+
+class CacheError(OSError):
+    """The cache cannot be written or read; says where it is and what to do."""
+
+
+def cache_folder() -> Path:
+    """Where prepared sets are kept: $FRUGAN_CACHE, else $XDG_CACHE_HOME/frugan, else ~/.cache/frugan."""
+    if named := os.environ.get("FRUGAN_CACHE"):
+        return Path(named).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "frugan"
+    return Path.home() / ".cache" / "frugan"
+
+
+def prepare(source: str | Path, config: DataConfig, progress: Progress | None = None) -> Dataset:
+    """The pictures at `source` as a set by the rules of `config`, from the cache if they were prepared before.
+
+    The cache is keyed by the content of the files (a file whose size, time stamp and inode are unchanged is not read
+    again), the labels and the settings; it is checked when it is opened and rebuilt if damaged; written beside and
+    moved in whole, so that an interrupted or a second process never leaves or sees half of it. Unreadable pictures are
+    left out, named in `Dataset.skipped`. Pictures are decoded in threads (Pillow frees the interpreter meanwhile).
+    Raises: DataError if there is nothing to make a set of, CacheError if the cache cannot be written (disk full).
+    """
+    tell = progress or (lambda done, total, text: None)
+    with open_source(source, config.labels, config.part) as opened:
+        chosen, digests = hash_files(choose(opened, config.limit, config.seed), cache_folder() / "index", tell)
+        if not chosen.names:
+            raise no_pictures(chosen, chosen.skipped)
+        folder = cache_folder() / "datasets" / _key(chosen, digests, config)
+        found = _read(folder)
+        if found is None:
+            _build(folder, chosen, digests, config, tell)
+            found = _read(folder)
+        if found is None:
+            raise CacheError(f"the cache in {str(folder)!r} was damaged while it was written; is the disk sound?")
+        return _as_dataset(found, chosen, config)
+
+
+def _key(source: Source, digests: list[str], config: DataConfig) -> str:
+    settings = {name: value for name, value in to_dict(config).items() if name not in _FREE_SETTINGS}
+    whole = hashlib.blake2b(digest_size=16)
+    for part in (_FORMAT, source.kind, settings, source.names, source.labels, source.class_names, digests):
+        whole.update(json.dumps(part).encode() + b"\n")
+    return whole.hexdigest()
+
+
+# ---- building ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    """What a cache folder holds beside the pixels."""
+
+    shape: tuple[int, int, int, int]
+    pixel_digest: str
+    names: tuple[str, ...]
+    labels: tuple[int, ...] | None
+    class_names: tuple[str, ...]
+    unusable: tuple[tuple[str, str], ...]
+    num_upscaled: int
+
+
+def _build(folder: Path, source: Source, digests: list[str], config: DataConfig, tell: Progress) -> None:
+    beside = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
+    try:
+        beside.mkdir(parents=True)
+        _remove_abandoned(folder.parent)
+        _check_space(beside, len(source.names), config)
+        _write_cache(beside, source, digests, config, tell)
+        if source.kind != "folder" and [digest_file(path) for path in source.files] != digests:
+            raise DataError(f"{str(source.path)!r} changed while it was being prepared; start again")
+        _move_in(beside, folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CacheError(error.errno, _full(folder, None)) from None
+        if isinstance(error, CacheError):
+            raise
+        raise CacheError(
+            error.errno, f"the cache in {str(folder.parent)!r} cannot be written: {error}; {_ELSEWHERE}"
+        ) from None
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+_ELSEWHERE = "set FRUGAN_CACHE to a folder that can be written and has room"
+
+
+def _full(folder: Path, needed: int | None) -> str:
+    amount = "" if needed is None else f" for {needed / 1e9:.2f} GB"
+    place = str(folder.parent)
+    return f"not enough room{amount} in {place!r}; free some, use a smaller resolution or limit, or {_ELSEWHERE}"
+
+
+def _check_space(folder: Path, count: int, config: DataConfig) -> None:
+    needed = count * config.channels * config.resolution**2
+    if shutil.disk_usage(folder).free < needed:
+        raise CacheError(errno.ENOSPC, _full(folder, needed))
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for left in parent.glob("*.tmp-*"):
+        with contextlib.suppress(OSError):  # another process may be removing it too
+            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _write_cache(folder: Path, source: Source, digests: list[str], config: DataConfig, tell: Progress) -> None:
+    kept: list[int] = []
+    unusable: list[tuple[str, str]] = []
+    num_upscaled = 0
+    whole = hashlib.blake2b(digest_size=32)
+    # Plain writes, not a memory map: a full disk then is an error that can be told, not a crash.
+    with (folder / _PIXELS).open("wb") as file:
+        file.write(b"\0" * _HEADER_BYTES)
+        for index, result in enumerate(_decode_all(source, digests, config)):
+            if isinstance(result, PictureError):
+                unusable.append((source.names[index], str(result)))
+            else:
+                whole.update(result.pixels.data)
+                file.write(result.pixels.data)
+                kept.append(index)
+                num_upscaled += result.is_upscaled
+            tell(index + 1, len(source.names), "preparing pictures")
+        if not kept:
+            raise no_pictures(source, (*source.skipped, *unusable))
+        shape = (len(kept), config.channels, config.resolution, config.resolution)
+        _write_header(file, shape)
+        file.flush()
+        os.fsync(file.fileno())
+    content = _Content(
+        shape=shape,
+        pixel_digest=whole.hexdigest(),
+        names=tuple(source.names[index] for index in kept),
+        labels=None if source.labels is None else tuple(source.labels[index] for index in kept),
+        class_names=source.class_names,
+        unusable=tuple(unusable),
+        num_upscaled=num_upscaled,
+    )
+    body = json.dumps(dataclasses.asdict(content))
+    (folder / _META).write_text(json.dumps({"digest": digest(body.encode()), "body": body}), encoding="utf-8")
+    (folder / _CHECKED).write_text(json.dumps(stamp(folder / _PIXELS)), encoding="utf-8")
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
+    """The header of a .npy file (version 1.0), of fixed length, as the number of pictures is known only at the end."""
+    head = b"\x93NUMPY\x01\x00" + (_HEADER_BYTES - 10).to_bytes(2, "little")
+    text = repr({"descr": "|u1", "fortran_order": False, "shape": shape}).encode()
+    file.seek(0)
+    file.write(head + text.ljust(_HEADER_BYTES - 11) + b"\n")
+
+
+def _decode_all(source: Source, digests: list[str], config: DataConfig) -> Iterator[Fitted | PictureError]:
+    def work(index: int, data: bytes | np.ndarray) -> Fitted:
+        if source.kind == "folder" and isinstance(data, bytes) and digest(data) != digests[index]:
+            raise DataError(f"{source.names[index]!r} changed while it was being prepared; start again")
+        return prepare_picture(data, config)
+
+    return read_all(source, work)
+
+
+def _move_in(beside: Path, folder: Path) -> None:
+    """The finished cache to its place, unless another process was first with a sound one."""
+    for _ in range(3):
+        try:
+            beside.rename(folder)
+        except OSError:
+            if _read(folder) is not None:
+                return
+            # What lies there is damaged: set it aside, so that processes which have it open keep their pages.
+            aside = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
+            with contextlib.suppress(FileNotFoundError):
+                folder.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            return
+    raise CacheError(errno.EBUSY, f"{str(folder)!r} cannot be replaced; remove it and start again")
+
+
+# ---- reading ------------------------------------------------------------------------------------------------------
+
+
+def _read(folder: Path) -> tuple[np.ndarray, _Content] | None:
+    """Pixels and content of a cache folder; None if it is not there or not sound."""
+    try:
+        outer = json.loads((folder / _META).read_bytes())
+        body = outer["body"]
+        if digest(body.encode()) != outer["digest"]:
+            return None
+        content = _content(json.loads(body))
+        images = np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+    ):  # absent, cut short, overwritten: build it again
+        return None
+    if images.dtype != np.uint8 or images.shape != content.shape or not _is_sound(folder, images, content):
+        return None
+    return images, content
+
+
+def _content(values: dict[str, Any]) -> _Content:
+    labels = values["labels"]
+    return _Content(
+        shape=tuple(values["shape"]),
+        pixel_digest=values["pixel_digest"],
+        names=tuple(values["names"]),
+        labels=None if labels is None else tuple(labels),
+        class_names=tuple(values["class_names"]),
+        unusable=tuple((name, reason) for name, reason in values["unusable"]),
+        num_upscaled=values["num_upscaled"],
+    )
+
+
+def _is_sound(folder: Path, images: np.ndarray, content: _Content) -> bool:
+    """Whether the pixels are those that were written: by the file's stamp if that is known, else by their digest."""
+    current = stamp(folder / _PIXELS)
+    with contextlib.suppress(OSError, ValueError):
+        if json.loads((folder / _CHECKED).read_bytes()) == current:
+            return True
+    whole = hashlib.blake2b(digest_size=32)
+    for picture in images:
+        whole.update(picture.data)
+    if whole.hexdigest() != content.pixel_digest:
+        return False
+    with contextlib.suppress(OSError):  # a cache on a read-only disk is checked on every start
+        write_whole(folder / _CHECKED, json.dumps(current).encode())
+    return True
+
+
+def _as_dataset(found: tuple[np.ndarray, _Content], source: Source, config: DataConfig) -> Dataset:
+    images, content = found
+    return Dataset(
+        store=images,
+        names=content.names,
+        fingerprint=fingerprint_of(content.pixel_digest, content.shape, content.labels, content.class_names),
+        labels=None if content.labels is None else np.array(content.labels, dtype=np.int64),
+        class_names=content.class_names,
+        skipped=(*source.skipped, *content.unusable),
+        flip=not source.has_glyphs if config.flip == "auto" else config.flip == "on",
+        facts=SourceFacts(
+            path=str(source.path),
+            kind=source.kind,
+            num_found=len(source.names),
+            num_upscaled=content.num_upscaled,
+            ignored=source.ignored,
+            notes=source.notes,
+        ),
+    )

@@ -1,0 +1,280 @@
+"""One picture: from the bytes of a file to uint8 pixels of the wanted size, or the reason why not."""
+
+import contextlib
+import functools
+import io
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageColor, UnidentifiedImageError
+
+Fit = Literal["crop", "pad", "letterbox"]
+Labels = Literal["auto", "none", "folders", "file"]
+Part = Literal["train", "test", "all"]
+
+PIXEL_LIMIT = 178_956_970
+"""Largest picture read, in pixels (about 13,377 x 13,377); larger ones are refused as decompression bombs."""
+FILE_LIMIT = 256 * 1024 * 1024
+"""Largest picture file read, in bytes."""
+
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
+_LANCZOS = Image.Resampling.LANCZOS
+# A reduced JPEG keeps at least this many pixels per final pixel and axis, so that LANCZOS still does the last step.
+_JPEG_GAP = 2
+# Pictures over this many pixels are worked on one at a time: sixteen threads with a huge scan each fill the memory.
+_LARGE = 40_000_000
+_large_gate = threading.Lock()
+# What Pillow's readers raise on broken files; anything else is a bug and must be seen.
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, struct.error)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112
+
+
+class DataError(ValueError):
+    """A source that cannot become a set; says why and what to do."""
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used; the text is the reason, fit to be shown beside the file's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How pictures become a set: size, channels, fit, background, labels, subset.
+
+    `resolution`: side of the square pictures, at least 4 (networks ask for a power of two, the data room does not).
+    `channels`: 3 = colour, transparency laid on `background`; 1 = grey (ITU-R 601), likewise; 4 = colour and alpha,
+    kept (pictures without alpha become opaque).
+    `fit`: how a picture that is not square becomes so.
+      "crop": the centred square of the shorter side; the ends of the longer side are lost.
+      "pad": the whole picture, centred; the rest is `background` (transparent with 4 channels). The bars differ from
+        picture to picture, and a network learns them too.
+      "letterbox": the centred part of shape `aspect` (width / height, 4:3 unless told), then bars to a square; all
+        pictures have the same bars, so they can be cut from generated ones. For sets of one shape that is not square.
+    Sizes are changed by LANCZOS (a picture of the right size is not touched); bars are laid after the change, so they
+    have sharp edges.
+    `background`: a colour name or #rrggbb.
+    `upscale`: "allow" enlarges pictures smaller than the resolution (counted); "skip" leaves them out.
+    `fast_jpeg`: decode large JPEGs at 1/2, 1/4 or 1/8 size where at least twice the final size is left: several times
+    faster; pixels differ by a fraction of a level on average. Off: always decode fully. Without effect on pictures
+    less than four times the resolution.
+    `flip`: whether the sampler may mirror pictures; "auto" = yes, except for sets of digits and letters (idx files).
+    `labels`: "auto" = dataset.json if it has labels, else two or more sub-folders as classes; "folders" and "file" ask
+    for one of them; "none" = unlabelled.
+    `part`: of sets that come in two parts (CIFAR, MNIST).
+    `limit`: a random choice of so many pictures, drawn from `seed` before reading: unreadable ones make it smaller.
+    Raises: ValueError.
+    """
+
+    resolution: int
+    channels: Literal[1, 3, 4] = 3
+    fit: Fit = "crop"
+    aspect: float = 4 / 3
+    background: str = "white"
+    upscale: Literal["allow", "skip"] = "allow"
+    fast_jpeg: bool = True
+    flip: Literal["auto", "on", "off"] = "auto"
+    labels: Labels = "auto"
+    part: Part = "train"
+    limit: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choices: dict[str, tuple[object, ...]] = {
+            "channels": (1, 3, 4),
+            "fit": get_args(Fit),
+            "upscale": ("allow", "skip"),
+            "flip": ("auto", "on", "off"),
+            "labels": get_args(Labels),
+            "part": get_args(Part),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                shown = ", ".join(repr(choice) for choice in allowed)
+                raise ValueError(f"{name} must be one of {shown}, got {getattr(self, name)!r}")
+        if not 4 <= self.resolution <= 8192:
+            raise ValueError(f"resolution must be 4 to 8192, got {self.resolution}")
+        if not 0.1 <= self.aspect <= 10:
+            raise ValueError(f"aspect (width / height) must be 0.1 to 10, got {self.aspect}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1 or None, got {self.limit}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be 0 to 2**63 - 1, got {self.seed}")
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError:
+            raise ValueError(f"background must be a colour name or #rrggbb, got {self.background!r}") from None
+
+    @property
+    def inner_size(self) -> tuple[int, int]:
+        """Width and height of the part that pictures fill: smaller than the square only with "letterbox"."""
+        if self.fit != "letterbox":
+            return self.resolution, self.resolution
+        wide, high = min(1.0, self.aspect), min(1.0, 1 / self.aspect)
+        return max(1, round(self.resolution * wide)), max(1, round(self.resolution * high))
+
+
+class Fitted(NamedTuple):
+    """A picture ready for the set, and whether it had to be enlarged."""
+
+    pixels: UInt8[np.ndarray, "C H W"]
+    is_upscaled: bool
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    # Named, so that no reader that runs a program (EPS) or fetches anything is ever tried; AVIF depends on the build.
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+@contextlib.contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Silence for Pillow's warnings about odd files; reasons are told per picture. Enter it before starting threads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def open_picture(data: bytes | np.ndarray) -> Image.Image:
+    """The picture in a file's bytes, not yet decoded, or of pixels (uint8, (H, W[, 3])). Raises PictureError."""
+    if isinstance(data, np.ndarray):
+        return Image.fromarray(data)
+    if not data:
+        raise PictureError("the file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_formats())
+    except UnidentifiedImageError:
+        raise PictureError("not a picture in a format that can be read here") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"more than {PIXEL_LIMIT:,} pixels (a bomb?)") from None
+    except (*_BROKEN, zlib.error) as error:
+        raise PictureError(f"broken: {error}") from None
+    if image.width * image.height > PIXEL_LIMIT:
+        raise PictureError(f"{image.width} x {image.height} is more than {PIXEL_LIMIT:,} pixels (a bomb?)")
+    return image
+
+
+def decode_picture(image: Image.Image, shortest: int | None = None) -> Image.Image:
+    """The opened picture decoded, upright and with 8 bits a channel: mode L, RGB or RGBA. Raises PictureError.
+
+    The first frame of an animation. Turned as its EXIF orientation says. Palettes, CMYK, YCbCr and one bit become L or
+    RGB, any transparency RGBA. 16 bits are brought to 8 by their high byte (0..65535 -> 0..255), as Pillow does for
+    colour; floats must be 0 to 1; 32-bit integers over 65535 have no known range and are refused. Colour profiles are
+    not applied. With `shortest`, a JPEG may be decoded at 1/2, 1/4 or 1/8 size, its sides being at least that.
+    """
+    try:
+        if shortest is not None and image.format == "JPEG":
+            image.draft(None, (shortest, shortest))
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        converted = _to_eight_bits(image)
+    except PictureError:
+        raise
+    except Image.DecompressionBombError:
+        raise PictureError(f"more than {PIXEL_LIMIT:,} pixels (a bomb?)") from None
+    except (*_BROKEN, zlib.error) as error:
+        raise PictureError(f"broken: {error}") from None
+    return converted if turn is None else converted.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except (*_BROKEN, zlib.error):  # a broken note about the picture is no reason to lose the picture
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    mode = image.mode
+    if mode == "F" or mode.startswith("I"):
+        return Image.fromarray(_scale_to_bytes(np.asarray(image)))
+    if image.has_transparency_data:
+        return image if mode == "RGBA" else image.convert("RGBA")
+    if mode in ("L", "RGB"):
+        return image
+    return image.convert("L" if mode == "1" else "RGB")
+
+
+def _scale_to_bytes(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
+    lowest, highest = values.min(), values.max()
+    if values.dtype.kind == "f":
+        if not (lowest >= 0 and highest <= 1):
+            raise PictureError(f"float pixels must be 0 to 1, these are {lowest:g} to {highest:g}")
+        return np.round(values * 255).astype(np.uint8)
+    if lowest < 0 or highest > 65535:
+        raise PictureError(f"integer pixels must be 0 to 65535, these are {lowest} to {highest}")
+    return (values >> 8).astype(np.uint8)
+
+
+def fit_picture(image: Image.Image, config: DataConfig) -> Fitted:
+    """The decoded picture (L, RGB or RGBA) brought to the size and channels of `config`. Raises PictureError."""
+    wide, high = config.inner_size
+    if config.fit == "pad":
+        scale = config.resolution / max(image.size)
+        wide, high = (max(1, round(side * scale)) for side in image.size)
+    else:
+        image = _centre(image, wide, high)
+    is_upscaled = image.width < wide or image.height < high
+    if is_upscaled and config.upscale == "skip":
+        raise PictureError(f"{image.width} x {image.height} is smaller than {wide} x {high} (upscale is 'skip')")
+    image = _set_channels(image, config)
+    if image.size != (wide, high):
+        image = image.resize((wide, high), _LANCZOS)
+    if image.size != (config.resolution, config.resolution):
+        image = _set_on_square(image, config)
+    pixels = np.asarray(image)
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return Fitted(np.ascontiguousarray(pixels), is_upscaled)
+
+
+def _centre(image: Image.Image, wide: int, high: int) -> Image.Image:
+    """The largest centred part of shape wide : high."""
+    width = min(image.width, max(1, round(image.height * wide / high)))
+    height = min(image.height, max(1, round(image.width * high / wide)))
+    if (width, height) == image.size:
+        return image
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _set_channels(image: Image.Image, config: DataConfig) -> Image.Image:
+    if config.channels == 4:
+        return image.convert("RGBA")
+    if image.mode == "RGBA":
+        # Laid on the background before resizing, so that colours hidden under transparency cannot bleed in.
+        canvas = Image.new("RGBA", image.size, (*ImageColor.getrgb(config.background)[:3], 255))
+        image = Image.alpha_composite(canvas, image)
+    return image.convert("L" if config.channels == 1 else "RGB")
+
+
+def _set_on_square(image: Image.Image, config: DataConfig) -> Image.Image:
+    red, green, blue = ImageColor.getrgb(config.background)[:3]
+    square = Image.new("RGBA", (config.resolution, config.resolution), (red, green, blue, 0)).convert(image.mode)
+    square.paste(image, ((config.resolution - image.width) // 2, (config.resolution - image.height) // 2))
+    return square
+
+
+def prepare_picture(data: bytes | np.ndarray, config: DataConfig) -> Fitted:
+    """A picture's bytes or pixels -> its place in the set, by the rules of `DataConfig`. Raises PictureError."""
+    image = open_picture(data)
+    with _large_gate if image.width * image.height > _LARGE else contextlib.nullcontext():
+        shortest = _JPEG_GAP * config.resolution if config.fast_jpeg else None
+        return fit_picture(decode_picture(image, shortest), config)

@@ -1,0 +1,1 @@
+"""The losses room of frugan."""

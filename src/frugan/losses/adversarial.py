@@ -1,0 +1,98 @@
+"""What discriminator and generator minimise against each other: one number per image, from their logits alone."""
+
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from frugan.config import suggest
+
+AdversarialKind = Literal["logistic", "hinge", "least_squares", "wasserstein", "relativistic"]
+
+
+def needs_real_logits(kind: AdversarialKind) -> bool:
+    """Whether the generator's loss of this kind compares fakes with reals, so that its step needs a real batch too."""
+    return kind == "relativistic"
+
+
+def discriminator_loss(
+    kind: AdversarialKind, real_logits: Float[Tensor, " N"], fake_logits: Float[Tensor, " N"]
+) -> Float[Tensor, " N"]:
+    """The discriminator's loss of each pair (real i, fake i), in float32; take the mean over the batch to train.
+
+    The real and the fake term are summed, never halved; r are the real and f the fake logits:
+
+    * logistic: softplus(-r) + softplus(f). Goodfellow et al. 2014; binary cross-entropy with targets 1 and 0.
+    * hinge: relu(1 - r) + relu(1 + f). Lim and Ye 2017; Miyato et al. 2018. pix2pix and CycleGAN code halves it.
+    * least_squares: (r - 1)^2 + f^2. Mao et al. 2017 with targets 1 and 0; the paper and some code halve it (StudioGAN
+      does), and ProGAN's variant exchanges the targets.
+    * wasserstein: f - r. Arjovsky et al. 2017; it needs a penalty or clipping beside it.
+    * relativistic: softplus(f - r), pairing equal indices. Jolicoeur-Martineau 2018; R3GAN, Huang et al. 2024. Where
+      there are labels, real i and fake i carry the same one.
+
+    Half-precision logits are lifted to float32 first; float64 stays as it is.
+    Raises ValueError for an unknown kind, or logits that are not two (N,) tensors of equal length.
+    """
+    _check(real_logits, fake_logits)
+    real, fake = at_least_float32(real_logits), at_least_float32(fake_logits)
+    match kind:
+        case "logistic":
+            return F.softplus(-real) + F.softplus(fake)
+        case "hinge":
+            return F.relu(1 - real) + F.relu(1 + fake)
+        case "least_squares":
+            return (real - 1).square() + fake.square()
+        case "wasserstein":
+            return fake - real
+        case "relativistic":
+            return F.softplus(fake - real)
+        case _:
+            raise _unknown(kind)
+
+
+def generator_loss(
+    kind: AdversarialKind, fake_logits: Float[Tensor, " N"], real_logits: Float[Tensor, " N"] | None = None
+) -> Float[Tensor, " N"]:
+    """The generator's loss of each fake, in float32; take the mean over the batch to train.
+
+    * logistic: softplus(-f), the non-saturating form.
+    * hinge and wasserstein: -f.
+    * least_squares: (f - 1)^2, not halved.
+    * relativistic: softplus(r - f), pairing equal indices; it needs `real_logits`. The other kinds do not look at them.
+
+    Sources as in `discriminator_loss`. Raises ValueError for an unknown kind, relativistic without `real_logits`, or
+    logits that are not (N,) tensors of equal length.
+    """
+    _check(fake_logits if real_logits is None else real_logits, fake_logits)
+    fake = at_least_float32(fake_logits)
+    match kind:
+        case "logistic":
+            return F.softplus(-fake)
+        case "hinge" | "wasserstein":
+            return -fake
+        case "least_squares":
+            return (fake - 1).square()
+        case "relativistic":
+            if real_logits is None:
+                raise ValueError("the relativistic generator loss needs real_logits, one for each fake; got None")
+            return F.softplus(at_least_float32(real_logits) - fake)
+        case _:
+            raise _unknown(kind)
+
+
+def at_least_float32(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The same numbers in float32, or in float64 where they came so: penalties square what float16 cannot hold."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _check(real_logits: Tensor, fake_logits: Tensor) -> None:
+    # Unequal shapes would broadcast into a plausible loss of the wrong pairs.
+    if real_logits.ndim != 1 or real_logits.shape != fake_logits.shape:
+        shapes = f"{tuple(real_logits.shape)} and {tuple(fake_logits.shape)}"
+        raise ValueError(f"real and fake logits must be (N,) and equally long, got {shapes}")
+
+
+def _unknown(kind: str) -> ValueError:
+    return ValueError(f"unknown adversarial loss '{kind}'{suggest(kind, get_args(AdversarialKind))}")

@@ -1,0 +1,1 @@
+"""The metrics room: numbers that compare sets of pictures."""

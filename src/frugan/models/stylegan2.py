@@ -1,0 +1,589 @@
+"""StyleGAN2: generator (mapping and synthesis) and discriminator.
+
+Source: Karras et al. 2020 (StyleGAN2) and 2020 (StyleGAN2-ADA), with the authors' three architectures. Names of weights
+follow the authors' PyTorch checkpoints; the fixed filters are not saved. Deviations: the modulated convolution always
+runs in its activation-scaling form, w_avg is never updated in a forward pass, and noise is an argument.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from frugan.models.subnet import Subnet
+from frugan.ops.elastic import leading
+from frugan.ops.equalized import SLOPE, EqualizedConv2d, EqualizedLinear, bias_act
+from frugan.ops.modulate import modulated_conv2d
+from frugan.ops.normalize import minibatch_stddev, pixel_norm
+from frugan.ops.resample import downsample2d, fir_taps, upsample2d
+
+Architecture = Literal["skip", "resnet", "orig"]
+Labels = Float[Tensor, "N num_classes"]
+Noise = Literal["const", "none"] | Sequence[Tensor]
+ROOT_HALF = math.sqrt(0.5)
+
+
+def _check_common(config: "StyleGAN2Config | StyleGAN2DiscriminatorConfig") -> None:
+    resolution = config.resolution
+    if resolution & (resolution - 1) or not 4 <= resolution <= 1024:
+        raise ValueError(f"resolution must be a power of two from 4 to 1024, got {resolution}")
+    if config.channels not in (1, 3, 4):
+        raise ValueError(f"channels must be 1, 3 or 4, got {config.channels}")
+    if config.architecture not in ("skip", "resnet", "orig"):
+        raise ValueError(f"architecture must be 'skip', 'resnet' or 'orig', got {config.architecture!r}")
+    at_least = {"channel_base": resolution, "channel_max": 1, "num_classes": 0, "num_half_resolutions": 0}
+    for name, low in at_least.items():
+        value = getattr(config, name)
+        if value < low:
+            raise ValueError(f"{name} must be at least {low}, got {value}")
+    if config.mapping_layers < 1:
+        raise ValueError(f"mapping_layers must be at least 1, got {config.mapping_layers}")
+    if config.mapping_lr_multiplier <= 0:
+        raise ValueError(f"mapping_lr_multiplier must be above 0, got {config.mapping_lr_multiplier}")
+    if config.conv_clamp is not None and config.conv_clamp <= 0:
+        raise ValueError(f"conv_clamp must be above 0 or None, got {config.conv_clamp}")
+    fir_taps(config.resample_filter)
+
+
+def _check_widths(widths: tuple[int, ...] | None, count: int) -> None:
+    if widths is not None and (len(widths) != count or min(widths) < 1):
+        raise ValueError(f"widths must be {count} numbers of 1 or more, got {widths}")
+
+
+def _resolutions(top: int) -> tuple[int, ...]:
+    return tuple(2**power for power in range(2, top.bit_length()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleGAN2Config:
+    """Settings of the generator.
+
+    Layers at resolution r have min(channel_base / r, channel_max) channels, unless `widths` lists the channels of each
+    layer: constant input, 4x4 conv1, then conv0 and conv1 of every block. `num_half_resolutions` counts the highest
+    resolutions that follow a `dtype` given to a call; `conv_clamp` (256 in the authors' half-precision runs) limits
+    activations.
+    """
+
+    resolution: int
+    channels: int = 3
+    z_dim: int = 512
+    w_dim: int = 512
+    num_classes: int = 0
+    channel_base: int = 32768
+    channel_max: int = 512
+    widths: tuple[int, ...] | None = None
+    mapping_layers: int = 8
+    mapping_lr_multiplier: float = 0.01
+    architecture: Architecture = "skip"
+    conv_clamp: float | None = None
+    num_half_resolutions: int = 4
+    resample_filter: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0)
+
+    def __post_init__(self) -> None:
+        _check_common(self)
+        _check_widths(self.widths, len(self.layer_resolutions) + 1)
+        if self.z_dim < 1 or self.w_dim < 1:
+            raise ValueError(f"z_dim and w_dim must be at least 1, got {self.z_dim} and {self.w_dim}")
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """4, 8, ... up to the resolution."""
+        return _resolutions(self.resolution)
+
+    @property
+    def layer_resolutions(self) -> tuple[int, ...]:
+        """The resolution at which each styled convolution gives its output, 4x4 conv1 first."""
+        return (4, *(r for r in self.resolutions[1:] for _ in range(2)))
+
+    @property
+    def layer_widths(self) -> tuple[int, ...]:
+        """The output channels of the constant input and of each styled convolution."""
+        return self.widths if self.widths is not None else self.layer_widths_at(1.0)
+
+    @property
+    def num_ws(self) -> int:
+        """The number of styles: one for each styled convolution and one for the last RGB layer."""
+        return 2 * len(self.resolutions)
+
+    def layer_widths_at(self, ratio: float) -> tuple[int, ...]:
+        """The widths (at least 1) if channel_base, or an explicit list, were times `ratio`; channel_max stays."""
+        if self.widths is not None:
+            return tuple(max(int(width * ratio), 1) for width in self.widths)
+        table = {r: max(min(int(self.channel_base / r * ratio), self.channel_max), 1) for r in self.resolutions}
+        return tuple(table[r] for r in (4, *self.layer_resolutions))
+
+    def at(self, subnet: Subnet) -> "StyleGAN2Config":
+        """The settings of the network that is `subnet` and nothing else. Raises ValueError where it does not fit."""
+        full = self.layer_widths
+        if len(subnet.widths) != len(full):
+            raise ValueError(f"the subnet must list {len(full)} widths, got {len(subnet.widths)}")
+        if any(width > most for width, most in zip(subnet.widths, full, strict=True)):
+            raise ValueError(f"the subnet's widths must be at most {full}, got {subnet.widths}")
+        resolution = self.resolution if subnet.resolution is None else subnet.resolution
+        if resolution not in self.resolutions:
+            raise ValueError(f"the subnet's resolution must be one of {self.resolutions}, got {resolution}")
+        if resolution != self.resolution and self.architecture != "skip":
+            raise ValueError(f"only a 'skip' generator can stop early, this one is {self.architecture!r}")
+        kept = 2 * len(_resolutions(resolution))
+        halves = max(self.num_half_resolutions - len(self.resolutions) + len(_resolutions(resolution)), 0)
+        return replace(self, resolution=resolution, widths=subnet.widths[:kept], num_half_resolutions=halves)
+
+
+class MappingNetwork(nn.Module):
+    """From latent codes, and labels where there are classes, to `w`; with z_dim 0 from labels alone."""
+
+    w_avg: Tensor
+
+    def __init__(
+        self,
+        *,
+        z_dim: int,
+        w_dim: int,
+        num_classes: int,
+        num_layers: int,
+        lr_multiplier: float,
+        num_ws: int | None,
+    ) -> None:
+        super().__init__()
+        self.num_ws = num_ws
+        self.num_classes = num_classes
+        self.num_layers = num_layers
+        self.z_dim = z_dim
+        if num_classes:
+            self.embed = EqualizedLinear(num_classes, w_dim)
+        inputs = z_dim + (w_dim if num_classes else 0)
+        for index in range(num_layers):
+            layer = EqualizedLinear(inputs, w_dim, lr_multiplier=lr_multiplier, activation="lrelu")
+            self.add_module(f"fc{index}", layer)
+            inputs = w_dim
+        if num_ws is not None:
+            self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def features(self, z: Float[Tensor, "N z_dim"] | None, labels: Labels | None) -> Float[Tensor, "N w_dim"]:
+        """One code per sample, before it is repeated for every layer."""
+        parts = [] if z is None else [pixel_norm(z)]
+        if (labels is None) != (self.num_classes == 0):
+            wanted = f"labels of {self.num_classes} classes" if self.num_classes else "no labels"
+            raise ValueError(f"this network takes {wanted}, got {'none' if labels is None else tuple(labels.shape)}")
+        if labels is not None:
+            parts.append(pixel_norm(self.embed(labels)))
+        x = torch.cat(parts, dim=1)
+        for index in range(self.num_layers):
+            x = self.get_submodule(f"fc{index}")(x)
+        return x
+
+    def forward(self, z: Float[Tensor, "N z_dim"], labels: Labels | None = None) -> Float[Tensor, "N num_ws w_dim"]:
+        """w, the same for every layer. `labels` are float one-hot rows, given exactly where there are classes."""
+        return self.features(z, labels)[:, None].repeat(1, self.num_ws or 1, 1)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU."""
+
+    fir: Tensor
+    noise_const: Tensor
+
+    def __init__(self, config: StyleGAN2Config, inputs: int, outputs: int, resolution: int, up: int) -> None:
+        super().__init__()
+        self.affine = EqualizedLinear(config.w_dim, inputs, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.register_buffer("fir", fir_taps(config.resample_filter), persistent=False)
+        self.up = up
+        self.clamp = config.conv_clamp
+
+    def forward(
+        self,
+        x: Float[Tensor, "N C H W"],
+        w: Float[Tensor, "N w_dim"],
+        noise: Float[Tensor, "M 1 H_out W_out"] | None,
+        num_out: int,
+        gain: float = 1.0,
+    ) -> Float[Tensor, "N num_out H_out W_out"]:
+        """The first `num_out` channels, times `gain`, in the dtype of `x`, whose channels lead this layer's inputs."""
+        styles = self.affine(w, x.shape[1])
+        total = gain * math.sqrt(2)
+        x = modulated_conv2d(
+            x,
+            leading(self.weight, num_out, x.shape[1]),
+            styles,
+            fir=self.fir,
+            up=self.up,
+            padding=1,
+            flip_weight=self.up == 1,
+            gain=total,
+        )
+        shift = (leading(self.bias, num_out) * total)[None, :, None, None]
+        if noise is not None:
+            shift = shift + noise * (self.noise_strength * total)
+        x = F.leaky_relu(x + shift.to(x.dtype), SLOPE)
+        return x if self.clamp is None else x.clamp(-self.clamp * gain, self.clamp * gain)
+
+
+class ToRGB(nn.Module):
+    """Modulated 1x1 convolution to the image channels, without demodulation."""
+
+    def __init__(self, config: StyleGAN2Config, inputs: int) -> None:
+        super().__init__()
+        self.affine = EqualizedLinear(config.w_dim, inputs, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(config.channels, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(config.channels))
+        self.clamp = config.conv_clamp
+
+    def forward(self, x: Float[Tensor, "N C H W"], w: Float[Tensor, "N w_dim"]) -> Float[Tensor, "N channels H W"]:
+        """An image in the dtype of `w`. The style's gain is that of all inputs, also where fewer run."""
+        styles = self.affine(w, x.shape[1]) * (1 / math.sqrt(self.weight.shape[1]))
+        x = modulated_conv2d(x, leading(self.weight, None, x.shape[1]), styles, demodulate=False)
+        return bias_act(x, self.bias, clamp=self.clamp).to(w.dtype)
+
+
+class SynthesisBlock(nn.Module):
+    """The layers of one resolution."""
+
+    def __init__(self, config: StyleGAN2Config, resolution: int) -> None:
+        super().__init__()
+        widths = config.layer_widths
+        index = 2 * (resolution.bit_length() - 3)
+        self.index = index
+        self.resolution = resolution
+        if resolution == 4:
+            self.const = nn.Parameter(torch.randn(widths[0], 4, 4))
+        else:
+            self.conv0 = SynthesisLayer(config, widths[index - 1], widths[index], resolution, up=2)
+        self.conv1 = SynthesisLayer(config, widths[index], widths[index + 1], resolution, up=1)
+        self.has_rgb = config.architecture == "skip" or resolution == config.resolution
+        self.has_skip = config.architecture == "resnet" and resolution > 4
+        if self.has_rgb:
+            self.torgb = ToRGB(config, widths[index + 1])
+        if self.has_skip:
+            fir = fir_taps(config.resample_filter)
+            self.skip = EqualizedConv2d(widths[index - 1], widths[index + 1], 1, fir=fir, bias=False, up=2)
+
+    def forward(
+        self,
+        x: Float[Tensor, "N C H W"] | None,
+        w: Float[Tensor, "N 3 w_dim"] | Float[Tensor, "N 2 w_dim"],
+        noise: Sequence[Tensor | None],
+        widths: Sequence[int],
+        dtype: torch.dtype,
+    ) -> Float[Tensor, "N num_out H_out W_out"]:
+        """The features of this resolution, with as many channels as `widths` lists."""
+        if x is None:
+            const = leading(self.const, widths[0]).to(dtype)
+            x = const[None].expand(w.shape[0], -1, -1, -1)
+            return cast(Tensor, self.conv1(x, w[:, 0], noise[0], widths[1]))
+        x = x.to(dtype)
+        gain = ROOT_HALF if self.has_skip else 1.0
+        y = self.skip(x, gain, widths[1]) if self.has_skip else None
+        x = self.conv0(x, w[:, 0], noise[0], widths[0])
+        x = self.conv1(x, w[:, 1], noise[1], widths[1], gain)
+        return x if y is None else y + x
+
+
+class SynthesisNetwork(nn.Module):
+    """From w to images. Each block's RGB layer shares the style of the next block's first convolution."""
+
+    fir: Tensor
+
+    def __init__(self, config: StyleGAN2Config) -> None:
+        super().__init__()
+        self.config = config
+        for resolution in config.resolutions:
+            self.add_module(f"b{resolution}", SynthesisBlock(config, resolution))
+        self.register_buffer("fir", fir_taps(config.resample_filter), persistent=False)
+
+    def block(self, resolution: int) -> SynthesisBlock:
+        """The block that gives `resolution`."""
+        return cast(SynthesisBlock, self.get_submodule(f"b{resolution}"))
+
+    def layers(self) -> Iterator[SynthesisLayer]:
+        """The styled convolutions in order, 4x4 conv1 first."""
+        for resolution in self.config.resolutions:
+            block = self.block(resolution)
+            if resolution > 4:
+                yield block.conv0
+            yield block.conv1
+
+    def _noise(self, noise: Noise, count: int) -> list[Tensor | None]:
+        if noise == "none":
+            return [None] * count
+        if noise == "const":
+            noise = [layer.noise_const[None, None] for layer in self.layers()][:count]
+        if isinstance(noise, str):
+            raise ValueError(f"noise must be 'const', 'none' or one tensor for each layer, got {noise!r}")
+        if len(noise) != count:
+            raise ValueError(f"noise must have {count} tensors, one for each layer, got {len(noise)}")
+        return list(noise)
+
+    def images(
+        self,
+        w: Float[Tensor, "N num_ws w_dim"],
+        noise: Noise = "const",
+        subnet: Subnet | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> dict[int, Float[Tensor, "N channels H_out W_out"]]:
+        """The running image at every resolution that has an RGB layer, the lowest first, in float32."""
+        config = self.config if subnet is None else self.config.at(subnet)
+        if w.shape[1] < config.num_ws:
+            raise ValueError(f"w must hold {config.num_ws} styles for each sample, got {w.shape[1]}")
+        widths = config.layer_widths
+        maps = self._noise(noise, len(config.layer_resolutions))
+        half_from = 2 * config.resolution >> config.num_half_resolutions
+        images: dict[int, Tensor] = {}
+        x: Tensor | None = None
+        image: Tensor | None = None
+        for resolution in config.resolutions:
+            block = self.block(resolution)
+            first = max(block.index - 1, 0)
+            use = dtype if dtype is not None and resolution >= half_from else w.dtype
+            x = block(x, w[:, first : block.index + 2], maps[first : block.index + 1], widths[block.index :][:2], use)
+            image = None if image is None else upsample2d(image, self.fir)
+            if block.has_rgb:
+                rgb = block.torgb(x, w[:, block.index + 1])
+                image = rgb if image is None else image + rgb
+                images[resolution] = image
+        return images
+
+    def forward(
+        self,
+        w: Float[Tensor, "N num_ws w_dim"],
+        noise: Noise = "const",
+        subnet: Subnet | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Float[Tensor, "N channels H_out W_out"]:
+        """Images in float32, about [-1, 1].
+
+        `noise` is 'const' (the saved maps), 'none', or one (N, 1, r, r) tensor for each layer, as `noise_shapes` lists.
+        `subnet` runs the leading channels and may stop early; `dtype` is that of the highest `num_half_resolutions`
+        resolutions (None: float32 throughout).
+        """
+        return list(self.images(w, noise, subnet, dtype).values())[-1]
+
+
+class Generator(nn.Module):
+    """The StyleGAN2 generator."""
+
+    def __init__(self, config: StyleGAN2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.mapping = MappingNetwork(
+            z_dim=config.z_dim,
+            w_dim=config.w_dim,
+            num_classes=config.num_classes,
+            num_layers=config.mapping_layers,
+            lr_multiplier=config.mapping_lr_multiplier,
+            num_ws=config.num_ws,
+        )
+        self.synthesis = SynthesisNetwork(config)
+
+    def truncate(
+        self, w: Float[Tensor, "N num_ws w_dim"], psi: float | int, cutoff: int | None = None
+    ) -> Float[Tensor, "N num_ws w_dim"]:
+        """w moved towards the average: w_avg + psi (w - w_avg), in all layers or the first `cutoff`."""
+        if psi == 1:
+            return w
+        moved = self.mapping.w_avg.lerp(w, psi)
+        return moved if cutoff is None else torch.cat([moved[:, :cutoff], w[:, cutoff:]], dim=1)
+
+    def noise_shapes(self, subnet: Subnet | None = None) -> tuple[tuple[int, int, int], ...]:
+        """The shape, without the batch axis, of the noise that each layer takes."""
+        config = self.config if subnet is None else self.config.at(subnet)
+        return tuple((1, r, r) for r in config.layer_resolutions)
+
+    def extract(self, subnet: Subnet) -> "Generator":
+        """A generator of its own that gives what this one gives for `subnet` (early exit at its resolution included).
+
+        torch's random state is left as it was. Raises ValueError for a subnet that does not fit.
+        """
+        with torch.random.fork_rng(devices=[]):
+            smaller = Generator(self.config.at(subnet))
+        ours, state = self.state_dict(), smaller.state_dict()
+        for name, tensor in state.items():
+            part = leading(ours[name], *tensor.shape)
+            if name.endswith(("torgb.weight", "skip.weight")):
+                # These run as W / sqrt(inputs), of which there are now fewer.
+                part = part * math.sqrt(part.shape[1] / ours[name].shape[1])
+            state[name] = part.clone()
+        smaller.load_state_dict(state)
+        return smaller.to(self.mapping.w_avg).train(self.training)
+
+    def forward(
+        self,
+        z: Float[Tensor, "N z_dim"],
+        labels: Labels | None = None,
+        psi: float | int = 1.0,
+        cutoff: int | None = None,
+        noise: Noise = "const",
+        subnet: Subnet | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Float[Tensor, "N channels H_out W_out"]:
+        """Images for latent codes; the arguments are those of mapping, truncate and synthesis."""
+        w = self.truncate(self.mapping(z, labels), psi, cutoff)
+        return cast(Tensor, self.synthesis(w, noise, subnet, dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleGAN2DiscriminatorConfig:
+    """Settings of the discriminator.
+
+    Blocks at resolution r have min(channel_base / r, channel_max) channels, unless `widths` lists the channels at 4, 8,
+    ... up to the resolution. `stddev_group` None takes the whole batch as one group; `stddev_features` 0 leaves the
+    minibatch deviation out. Mapping settings are used where there are classes.
+    """
+
+    resolution: int
+    channels: int = 3
+    num_classes: int = 0
+    channel_base: int = 32768
+    channel_max: int = 512
+    widths: tuple[int, ...] | None = None
+    mapping_layers: int = 8
+    mapping_lr_multiplier: float = 0.01
+    architecture: Architecture = "resnet"
+    stddev_group: int | None = 4
+    stddev_features: int = 1
+    conv_clamp: float | None = None
+    num_half_resolutions: int = 4
+    resample_filter: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0)
+
+    def __post_init__(self) -> None:
+        _check_common(self)
+        _check_widths(self.widths, len(self.resolutions))
+        if self.stddev_group is not None and self.stddev_group < 1:
+            raise ValueError(f"stddev_group must be at least 1 or None, got {self.stddev_group}")
+        if self.stddev_features < 0 or (self.stddev_features and self.width(4) % self.stddev_features):
+            raise ValueError(f"stddev_features must divide the {self.width(4)} channels, got {self.stddev_features}")
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """4, 8, ... up to the resolution."""
+        return _resolutions(self.resolution)
+
+    def width(self, resolution: int) -> int:
+        """The channels of the feature maps at a resolution."""
+        if self.widths is not None:
+            return self.widths[self.resolutions.index(resolution)]
+        return min(self.channel_base // resolution, self.channel_max)
+
+
+class DiscriminatorBlock(nn.Module):
+    """From features, and the image where this block reads it, at one resolution to features at half of it."""
+
+    def __init__(self, config: StyleGAN2DiscriminatorConfig, resolution: int) -> None:
+        super().__init__()
+        here, below = config.width(resolution), config.width(resolution // 2)
+        fir = fir_taps(config.resample_filter)
+        self.reads_image = resolution == config.resolution or config.architecture == "skip"
+        self.has_skip = config.architecture == "resnet"
+        clamp = config.conv_clamp
+        if self.reads_image:
+            self.fromrgb = EqualizedConv2d(config.channels, here, 1, fir=fir, activation="lrelu", clamp=clamp)
+        self.conv0 = EqualizedConv2d(here, here, 3, fir=fir, activation="lrelu", clamp=clamp)
+        self.conv1 = EqualizedConv2d(here, below, 3, fir=fir, activation="lrelu", down=2, clamp=clamp)
+        if self.has_skip:
+            self.skip = EqualizedConv2d(here, below, 1, fir=fir, bias=False, down=2)
+
+    def forward(
+        self, x: Float[Tensor, "N C H W"] | None, image: Float[Tensor, "N channels H W"] | None, dtype: torch.dtype
+    ) -> Float[Tensor, "N C_out H_out W_out"]:
+        """The features at half the resolution, in `dtype`."""
+        x = None if x is None else x.to(dtype)
+        if image is not None:
+            y = self.fromrgb(image.to(dtype))
+            x = y if x is None else x + y
+        if self.has_skip:
+            y = self.skip(x, ROOT_HALF)
+            return cast(Tensor, y + self.conv1(self.conv0(x), ROOT_HALF))
+        return cast(Tensor, self.conv1(self.conv0(x)))
+
+
+class DiscriminatorEpilogue(nn.Module):
+    """From 4x4 features to one number, or one vector for the label projection; always float32."""
+
+    def __init__(self, config: StyleGAN2DiscriminatorConfig) -> None:
+        super().__init__()
+        width = config.width(4)
+        fir = fir_taps(config.resample_filter)
+        self.group = config.stddev_group
+        self.features = config.stddev_features
+        self.reads_image = config.architecture == "skip" or config.resolution == 4
+        if self.reads_image:
+            self.fromrgb = EqualizedConv2d(config.channels, width, 1, fir=fir, activation="lrelu")
+        self.conv = EqualizedConv2d(
+            width + self.features, width, 3, fir=fir, activation="lrelu", clamp=config.conv_clamp
+        )
+        self.fc = EqualizedLinear(width * 16, width, activation="lrelu")
+        self.out = EqualizedLinear(width, width if config.num_classes else 1)
+
+    def forward(
+        self, x: Float[Tensor, "N C 4 4"] | None, image: Float[Tensor, "N channels 4 4"] | None
+    ) -> Float[Tensor, "N features"]:
+        """The output of the last layer."""
+        if image is not None:
+            y = self.fromrgb(image)
+            x = y if x is None else x + y
+        if self.features and x is not None:
+            x = minibatch_stddev(x, self.group, self.features)
+        return cast(Tensor, self.out(self.fc(self.conv(x).flatten(1))))
+
+
+class Discriminator(nn.Module):
+    """The StyleGAN2 discriminator, with a projection of the label where there are classes."""
+
+    fir: Tensor
+
+    def __init__(self, config: StyleGAN2DiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        for resolution in config.resolutions[:0:-1]:
+            self.add_module(f"b{resolution}", DiscriminatorBlock(config, resolution))
+        self.b4 = DiscriminatorEpilogue(config)
+        if config.num_classes:
+            self.mapping = MappingNetwork(
+                z_dim=0,
+                w_dim=config.width(4),
+                num_classes=config.num_classes,
+                num_layers=config.mapping_layers,
+                lr_multiplier=config.mapping_lr_multiplier,
+                num_ws=None,
+            )
+        self.register_buffer("fir", fir_taps(config.resample_filter), persistent=False)
+
+    def forward(
+        self,
+        images: Float[Tensor, "N channels H W"],
+        labels: Labels | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Float[Tensor, " N"]:
+        """Logits: how real each image looks, higher is more real; float32.
+
+        `dtype` is that of the highest `num_half_resolutions` resolutions (None: float32 throughout).
+        Raises ValueError for images of another size and for labels where there are no classes, or the reverse.
+        """
+        config = self.config
+        if images.shape[1:] != (config.channels, config.resolution, config.resolution):
+            expected = (config.channels, config.resolution, config.resolution)
+            raise ValueError(f"images must be {expected} each, got {tuple(images.shape[1:])}")
+        if labels is not None and not config.num_classes:
+            raise ValueError(f"this discriminator takes no labels, got {tuple(labels.shape)}")
+        half_from = 2 * config.resolution >> config.num_half_resolutions
+        x: Tensor | None = None
+        image: Tensor | None = images
+        for resolution in config.resolutions[:0:-1]:
+            use = (
+                dtype if dtype is not None and config.num_half_resolutions and resolution >= half_from else images.dtype
+            )
+            x = self.get_submodule(f"b{resolution}")(x, image, use)
+            image = downsample2d(image, self.fir) if image is not None and config.architecture == "skip" else None
+        features = self.b4(None if x is None else x.to(images.dtype), image)
+        if not config.num_classes:
+            return cast(Tensor, features[:, 0])
+        code = self.mapping.features(None, labels)
+        return cast(Tensor, (features * code).sum(dim=1) * (1 / math.sqrt(code.shape[1])))

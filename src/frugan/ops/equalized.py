@@ -1,0 +1,170 @@
+"""Layers with equalised learning rate, and the step after them: bias, activation, gain, clamp.
+
+A layer stores weights of unit variance and scales them when it runs, so that Adam moves every layer at the same pace.
+Source: Karras et al. 2018 (ProGAN), section 4.1; gains and activations as in StyleGAN2-ADA.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from frugan.ops.resample import conv2d_resample
+
+Activation = Literal["linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"]
+SLOPE = 0.2
+GAINS: dict[Activation, float] = {
+    "linear": 1.0,
+    "relu": math.sqrt(2),
+    "lrelu": math.sqrt(2),
+    "tanh": 1.0,
+    "sigmoid": 1.0,
+    "elu": 1.0,
+    "selu": 1.0,
+    "softplus": 1.0,
+    "swish": math.sqrt(2),
+}
+"""The gain that follows each activation where none is given."""
+
+
+def _activate(x: Tensor, activation: Activation, slope: float) -> Tensor:
+    match activation:
+        case "linear":
+            return x
+        case "relu":
+            return F.relu(x)
+        case "lrelu":
+            return F.leaky_relu(x, slope)
+        case "swish":
+            return x * torch.sigmoid(x)
+        case "softplus":
+            return F.softplus(x)
+        case "elu":
+            return F.elu(x)
+        case "selu":
+            return F.selu(x)
+        case "tanh":
+            return torch.tanh(x)
+        case "sigmoid":
+            return torch.sigmoid(x)
+
+
+def bias_act(
+    x: Float[Tensor, "N C *rest"],
+    bias: Float[Tensor, " C"] | None = None,
+    activation: Activation = "linear",
+    *,
+    slope: float = SLOPE,
+    gain: float | int | None = None,
+    clamp: float | int | None = None,
+) -> Float[Tensor, "N C *rest"]:
+    """The features plus a bias per channel, through the activation, times `gain`, limited to +-`clamp`.
+
+    `gain=None` takes the activation's own gain. `slope` is that of the leaky ReLU below 0.
+    """
+    gain = GAINS[activation] if gain is None else gain
+    if activation in ("linear", "relu", "lrelu") and gain > 0:
+        # These three let a positive gain through, so gain and bias take one pass over the features.
+        if bias is not None:
+            x = torch.add(_per_channel(bias, x) * gain, x, alpha=gain)
+        elif gain != 1:
+            x = x * gain
+        x = _activate(x, activation, slope)
+    else:
+        x = x if bias is None else x + _per_channel(bias, x)
+        x = _activate(x, activation, slope) * gain
+    return x if clamp is None else x.clamp(-clamp, clamp)
+
+
+def _per_channel(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like.dtype).reshape(1, -1, *[1] * (like.ndim - 2))
+
+
+class EqualizedLinear(nn.Module):
+    """A linear layer with weights of variance 1/`lr_multiplier`^2 that runs as W * lr_multiplier / sqrt(inputs).
+
+    The bias starts at `bias_init` and is stored divided by `lr_multiplier`. With `num_out` only the leading outputs are
+    computed.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        bias_init: float = 0.0,
+        lr_multiplier: float = 1.0,
+        activation: Activation = "linear",
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((outputs,), bias_init / lr_multiplier))
+        self.lr_multiplier = lr_multiplier
+        self.activation = activation
+
+    def forward(self, x: Float[Tensor, "N inputs"], num_out: int | None = None) -> Float[Tensor, "N outputs"]:
+        """The activated outputs, all or the first `num_out`, in the dtype of `x`."""
+        weight, bias = self.weight[:num_out].to(x.dtype), self.bias[:num_out].to(x.dtype)
+        gain = self.lr_multiplier / math.sqrt(self.weight.shape[1])
+        x = torch.addmm(bias, x, weight.t(), beta=self.lr_multiplier, alpha=gain)
+        return bias_act(x, activation=self.activation)
+
+
+class EqualizedConv2d(nn.Module):
+    """A convolution with weights of variance 1 that runs as W / sqrt(fan-in), with bias, activation and resampling.
+
+    Odd square kernels, padded so that only `up` and `down` change the size. Down-sampling and plain layers correlate,
+    up-sampling layers convolve (the authors' convention; checkpoints depend on it).
+    """
+
+    fir: Tensor
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        fir: Float[Tensor, " taps"],
+        bias: bool = True,
+        activation: Activation = "linear",
+        up: int = 1,
+        down: int = 1,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.register_buffer("fir", fir, persistent=False)
+        self.activation: Activation = activation
+        self.up = up
+        self.down = down
+        self.clamp = clamp
+
+    def forward(
+        self, x: Float[Tensor, "N C H W"], gain: float | int = 1, num_out: int | None = None
+    ) -> Float[Tensor, "N C_out H_out W_out"]:
+        """The activated features times `gain`, which the clamp follows; the first `num_out` channels, or all.
+
+        Fewer input channels than the layer has use the leading part of the weights.
+        """
+        weight = self.weight[:num_out, : x.shape[1]]
+        bias = None if self.bias is None else self.bias[:num_out]
+        clamp = None if self.clamp is None else self.clamp * gain
+        # Linear and leaky ReLU let a positive gain through: put into the weights, it costs no pass over the features.
+        total = gain * GAINS[self.activation]
+        weight = weight * (total / math.sqrt(self.weight[0].numel()))
+        x = conv2d_resample(
+            x,
+            weight.to(x.dtype),
+            None if bias is None else (bias * total).to(x.dtype),
+            fir=self.fir,
+            up=self.up,
+            down=self.down,
+            padding=self.weight.shape[2] // 2,
+            flip_weight=self.up == 1,
+        )
+        return bias_act(x, activation=self.activation, gain=1, clamp=clamp)

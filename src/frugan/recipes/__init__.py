@@ -1,0 +1,22 @@
+"""The recipes room: plain functions that return a Recipe, one file per paper, and the list of their names."""
+
+from collections.abc import Callable
+
+from frugan.recipes import stylegan2
+from frugan.training.recipe import Recipe
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "small": stylegan2.small,
+    "few-shot": stylegan2.few_shot,
+    "stylegan2-auto": stylegan2.auto_rules,
+    "stylegan2": stylegan2.config_f,
+    "stylegan2-256": stylegan2.paper256,
+    "stylegan2-512": stylegan2.paper512,
+    "stylegan2-1024": stylegan2.paper1024,
+    "stylegan2-cifar": stylegan2.cifar,
+    "stylegan2-relativistic": stylegan2.relativistic,
+    "diffaugment-100-shot": stylegan2.diffaugment_100_shot,
+    "diffaugment-cifar": stylegan2.diffaugment_cifar,
+    "diffaugment-256": stylegan2.diffaugment_256,
+}
+"""Every recipe by name. The settings of one are what its function returns; `auto` (see `recipes.auto`) chooses one."""

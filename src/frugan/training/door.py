@@ -1,0 +1,255 @@
+"""The door between the loop, which owns time, and a task, which owns meaning.
+
+A task says what is trained (`nets`), when (`plan`) and with which losses; it never sees a device count, a file or a
+clock. The loop asks it, per iteration: `plan`, `begin`, then for each due phase and micro-batch `losses`, then `end`.
+
+Randomness is a function of (seed, iteration, phase, repeat, number of the draw): nothing needs to be saved to resume,
+and because every draw is made for the global batch and sliced, one process and several see the same numbers.
+"""
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from frugan.model import Model
+from frugan.training.ranks import Ranks
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One backward pass with one optimiser step.
+
+    `nets` are trained by it and `optimiser` names the optimiser that holds them. It runs in every `every`-th iteration,
+    `repeats` times in a row with new pictures and new draws each time. With `step_with` set to the name of a later
+    phase its gradients are computed now and its optimiser steps together with that phase's: both then see the same
+    weights. `fraction` is the share of the batch it works on; `fresh` asks for new real pictures instead of those of
+    the phase before.
+    """
+
+    name: str
+    nets: tuple[str, ...]
+    optimiser: str
+    every: int = 1
+    repeats: int = 1
+    step_with: str | None = None
+    fraction: float = 1.0
+    fresh: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What holds for one iteration: a pure function of the images seen so far.
+
+    `batch` is the global batch. For an optimiser of that name, `lr_scale` multiplies its learning rate and
+    `beta_power` is the exponent on its betas (lazy regularisation, schedules). Adam's moments restart whenever
+    `reset_moments` differs from the iteration before. `progress` is shown and logged.
+    """
+
+    phases: tuple[Phase, ...]
+    batch: int
+    lr_scale: Mapping[str, float] = field(default_factory=dict)
+    beta_power: Mapping[str, float] = field(default_factory=dict)
+    reset_moments: int = 0
+    progress: Mapping[str, float] = field(default_factory=dict)
+
+    def groups(self) -> list[tuple[Phase, ...]]:
+        """The phases in order, those that step together in one tuple."""
+        groups: list[list[Phase]] = []
+        waiting: str | None = None
+        for phase in self.phases:
+            if waiting is None:
+                groups.append([])
+            groups[-1].append(phase)
+            waiting = phase.step_with or (None if waiting == phase.name else waiting)
+        if waiting is not None:
+            raise ValueError(f"step_with must name a later phase, got {waiting!r}")
+        return [tuple(group) for group in groups]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which samples of a global batch this rank and micro-batch work on: `offset`, `offset + stride`, ..."""
+
+    total: int
+    offset: int = 0
+    stride: int = 1
+
+    @property
+    def slice(self) -> slice:
+        """The indices into anything made for the global batch."""
+        return slice(self.offset, self.total, self.stride)
+
+    @property
+    def count(self) -> int:
+        """How many samples that is."""
+        return len(range(self.offset, self.total, self.stride))
+
+
+def seeded(device: torch.device, *key: int | str) -> torch.Generator:
+    """A generator whose numbers depend on the key alone."""
+    state = 0x9E3779B97F4A7C15
+    for item in key:
+        number = zlib.crc32(item.encode()) if isinstance(item, str) else item
+        state = ((state ^ (number & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 29
+    return torch.Generator(device).manual_seed(state & 0x7FFFFFFFFFFFFFFF)
+
+
+class Draw:
+    """Random numbers for one phase: `normal(3)` gives this rank's and micro-batch's rows of (global batch, 3)."""
+
+    def __init__(self, key: tuple[int | str, ...], device: torch.device, share: Share) -> None:
+        self.share, self.device = share, device
+        self.shared = Shared((*key, "shared"))
+        self._key, self._count = key, 0
+
+    def _next(self) -> torch.Generator:
+        self._count += 1
+        return seeded(self.device, *self._key, self._count)
+
+    def normal(self, *shape: int) -> Tensor:
+        """(n, *shape) independent standard normal numbers."""
+        full = torch.randn((self.share.total, *shape), generator=self._next(), device=self.device)
+        return full[self.share.slice]
+
+    def uniform(self, *shape: int) -> Tensor:
+        """(n, *shape) independent numbers in [0, 1)."""
+        full = torch.rand((self.share.total, *shape), generator=self._next(), device=self.device)
+        return full[self.share.slice]
+
+    def integers(self, low: int, high: int, *shape: int) -> Int64[Tensor, "n ..."]:
+        """(n, *shape) independent whole numbers in [low, high)."""
+        full = torch.randint(low, high, (self.share.total, *shape), generator=self._next(), device=self.device)
+        return full[self.share.slice]
+
+
+class Shared:
+    """Random choices that are equal on all ranks and micro-batches (a subnet, a resolution, a mixing layer)."""
+
+    def __init__(self, key: tuple[int | str, ...]) -> None:
+        self._key, self._count = key, 0
+
+    def _next(self) -> torch.Generator:
+        self._count += 1
+        return seeded(torch.device("cpu"), *self._key, self._count)
+
+    def uniform(self) -> float:
+        """One number in [0, 1)."""
+        return float(torch.rand((), generator=self._next(), dtype=torch.float64))
+
+    def integer(self, low: int, high: int) -> int:
+        """One whole number in [low, high)."""
+        return int(torch.randint(low, high, (), generator=self._next()))
+
+    def choice(self, items: Sequence[T]) -> T:
+        """One of the items."""
+        return items[self.integer(0, len(items))]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Real pictures: `images` in [-1, 1], `labels` one-hot or None, `indices` into the set."""
+
+    images: Float[Tensor, "n C H W"]
+    labels: Float[Tensor, "n K"] | None
+    indices: Int64[Tensor, " n"]
+
+
+class Stats:
+    """Means over the global batch of whatever a task reports; summed on the device, reduced over ranks once an
+    iteration.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, name: str, values: Float[Tensor, "n ..."]) -> None:
+        """Count in the rows of `values` (n, ...); the mean over rows comes back from `reduce`."""
+        rows = values.detach().float()
+        total = rows.sum(dim=0)
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self._counts[name] = self._counts.get(name, 0) + len(rows)
+
+    def reduce(self, ranks: Ranks) -> dict[str, Tensor]:
+        """The means over all ranks, and an empty record again."""
+        if not self._sums:
+            return {}
+        names = sorted(self._sums)
+        shapes = [self._sums[name].shape for name in names]
+        counts = torch.tensor([self._counts[name] for name in names], device=ranks.device, dtype=torch.float32)
+        flat = ranks.sum_(torch.cat([counts, *(self._sums[name].flatten() for name in names)]))
+        parts = flat[len(names) :].split([shape.numel() for shape in shapes])
+        means = {
+            name: (part / count).reshape(shape)
+            for name, part, count, shape in zip(names, parts, flat[: len(names)], shapes, strict=True)
+        }
+        self._sums, self._counts = {}, {}
+        return means
+
+
+@dataclass
+class Step:
+    """One iteration as a task sees it.
+
+    `shared` is what `begin` decided for all ranks; `cache` keeps tensors between the phases of this iteration,
+    separately for each micro-batch; `dtype` is the compute type of main phases (None: float32).
+    """
+
+    plan: Plan
+    images_seen: int
+    ranks: Ranks
+    stats: Stats
+    dtype: torch.dtype | None = None
+    shared: dict[str, Any] = field(default_factory=dict)
+    cache: dict[str, Any] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """What is trained and why.
+
+    `nets` are the networks that phases train, `frozen` those that only help, `ema` the names of nets that are averaged.
+    """
+
+    nets: dict[str, nn.Module]
+    frozen: dict[str, nn.Module]
+    ema: tuple[str, ...]
+
+    def plan(self, images_seen: int) -> Plan:
+        """What holds at this point of the training."""
+        ...
+
+    def begin(self, step: Step, draw: Shared) -> None:
+        """Decide what all ranks and micro-batches share in this iteration (into `step.shared`)."""
+        ...
+
+    def losses(
+        self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
+    ) -> Iterator[Mapping[str, Float[Tensor, "..."]]]:
+        """Yield named losses, (n,) per sample or () for the whole; they are summed, and each yield is one backward
+        pass.
+        """
+        ...
+
+    def end(self, step: Step, stats: Mapping[str, Tensor]) -> None:
+        """Use the means over the global batch: path-length mean, average latent, augmentation strength."""
+        ...
+
+    def eval_model(self, ema: Mapping[str, nn.Module]) -> Model:
+        """The trained thing as its users will meet it."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything beside the nets that the next iteration depends on."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state_dict` gave."""
+        ...

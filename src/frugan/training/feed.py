@@ -1,0 +1,51 @@
+"""Real pictures for the loop: each stream an independent sampler whose whole state is one position."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from frugan.data.dataset import Dataset, to_float
+from frugan.data.sampler import Sampler
+from frugan.training.door import Batch, Share
+
+
+class Feed:
+    """One stream of pictures: windows of one global batch along the sampler's endless order, from `position` on."""
+
+    def __init__(self, dataset: Dataset, seed: int, flip: bool, device: torch.device, position: int = 0) -> None:
+        self.dataset = dataset
+        self.position = position
+        self._sampler = Sampler(len(dataset), seed, flip)
+        self._device = device
+
+    def batch(self, size: int, share: Share, window: int = 0) -> Batch:
+        """This share of the `window`-th window of `size` pictures from the position on."""
+        indices, flips = self._sampler.indices(self.position + window * size, size)
+        indices, flips = indices[share.slice], flips[share.slice]
+        images = self.dataset.batch(indices, flips).to(self._device, non_blocking=True)
+        labels = self.dataset.one_hot(indices)
+        if labels is not None:
+            labels = labels.to(self._device, non_blocking=True)
+        return Batch(to_float(images), labels, torch.from_numpy(indices).to(self._device))
+
+
+class LazyBatches(Mapping[str, Batch]):
+    """The batches of all streams for one phase and micro-batch; a stream that is not asked for costs nothing."""
+
+    def __init__(self, feeds: Mapping[str, Feed], size: int, share: Share, window: int) -> None:
+        self._feeds, self._size, self._share, self._window = feeds, size, share, window
+        self._ready: dict[str, Batch] = {}
+
+    def __getitem__(self, name: str) -> Batch:
+        """The batch of one stream."""
+        if name not in self._ready:
+            self._ready[name] = self._feeds[name].batch(self._size, self._share, self._window)
+        return self._ready[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the streams."""
+        return iter(self._feeds)
+
+    def __len__(self) -> int:
+        """How many streams there are."""
+        return len(self._feeds)

@@ -1,0 +1,104 @@
+"""Steps and averages of weights: Adam over named parameters, one flat gradient sum over ranks, the moving average."""
+
+import copy
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from frugan.training.ranks import Ranks
+from frugan.training.recipe import AdamConfig, EmaConfig
+
+
+class Optimiser:
+    """Adam over the trainable parameters of some networks, stepped with gradients summed over all ranks."""
+
+    def __init__(self, config: AdamConfig, nets: Mapping[str, nn.Module], ranks: Ranks) -> None:
+        self._config, self._ranks = config, ranks
+        self._named = {
+            f"{net}.{name}": parameter
+            for net, module in nets.items()
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+        if not self._named:
+            raise ValueError(f"nothing to train in {', '.join(nets)}: every parameter is frozen")
+        self.reset_moments()
+
+    def reset_moments(self) -> None:
+        """Forget the running moments, as after a change of architecture."""
+        betas = (self._config.beta1, self._config.beta2)
+        self._adam = torch.optim.Adam(
+            list(self._named.values()), lr=self._config.lr, betas=betas, eps=self._config.eps, fused=True
+        )
+
+    def adjust(self, lr_scale: float, beta_power: float) -> None:
+        """Set the learning rate, as a factor on the recipe's, and the betas, as a power of the recipe's."""
+        for group in self._adam.param_groups:
+            group["lr"] = self._config.lr * lr_scale
+            group["betas"] = (self._config.beta1**beta_power, self._config.beta2**beta_power)
+
+    def parameters(self, nets: Iterable[str]) -> list[Tensor]:
+        """The trainable parameters of these networks."""
+        prefixes = tuple(f"{net}." for net in nets)
+        return [parameter for name, parameter in self._named.items() if name.startswith(prefixes)]
+
+    def step(self) -> bool:
+        """Sum the gradients over ranks and step; False, and no change, where a gradient is not finite."""
+        parameters = [parameter for parameter in self._named.values() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if not gradients:
+            return True
+        if self._ranks.world > 1:
+            flat = self._ranks.sum_(torch.cat([gradient.flatten() for gradient in gradients]))
+            parts = flat.split([gradient.numel() for gradient in gradients])
+            for parameter, part in zip(parameters, parts, strict=True):
+                parameter.grad = part.view_as(parameter)
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norms = torch._foreach_norm(gradients)
+        if not bool(torch.isfinite(torch.stack(norms)).all()):
+            return False
+        self._adam.step()
+        return True
+
+    def zero(self) -> None:
+        """Drop all gradients."""
+        self._adam.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The moments by parameter name."""
+        state = {}
+        for name, parameter in self._named.items():
+            for key, value in self._adam.state.get(parameter, {}).items():
+                state[f"{name}|{key}"] = value
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state_dict` gave. Raises ValueError for moments of parameters that do not exist here."""
+        self.reset_moments()
+        for key, value in state.items():
+            name, _, moment = key.rpartition("|")
+            if name not in self._named:
+                raise ValueError(f"the checkpoint has moments for {name!r}, which is not trained here")
+            parameter = self._named[name]
+            device = parameter.device if moment != "step" or parameter.is_cuda else torch.device("cpu")
+            self._adam.state[parameter][moment] = value.to(device, copy=True)
+
+
+class Average:
+    """The moving averages of some networks; buffers are copied as they are."""
+
+    def __init__(self, config: EmaConfig, nets: Mapping[str, nn.Module]) -> None:
+        self._config = config
+        self._sources = dict(nets)
+        self.nets = {name: copy.deepcopy(net).eval().requires_grad_(False) for name, net in nets.items()}
+
+    @torch.no_grad()
+    def update(self, batch: int, images_seen: int) -> None:
+        """Move the averages towards today's weights by one iteration."""
+        decay = self._config.decay(batch, images_seen)
+        for name, net in self._sources.items():
+            average = self.nets[name]
+            torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
+            for old, new in zip(average.buffers(), net.buffers(), strict=True):
+                old.copy_(new)

@@ -1,0 +1,144 @@
+"""A recipe: everything that decides a training, as one value that can be printed, compared, saved and rebuilt."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from frugan.data.pictures import DataConfig
+from frugan.training.tasks.gan import GanConfig
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+TaskConfig = GanConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamConfig:
+    """Adam (Kingma and Ba 2015) without weight decay."""
+
+    lr: float
+    beta1: float = 0.0
+    beta2: float = 0.99
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.lr < 0:
+            raise ValueError(f"lr must be at least 0, got {self.lr}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """Average of the weights over training, by half-life in images.
+
+    With `rampup` the half-life is at most that share of the images seen, so that early averages forget the first noise.
+    """
+
+    halflife_images: float
+    rampup: float | None = 0.05
+
+    def decay(self, batch: int, images_seen: int) -> float:
+        """What remains of the old average after one iteration: 0.5 ^ (batch / half-life)."""
+        halflife = self.halflife_images
+        if self.rampup is not None:
+            halflife = min(halflife, images_seen * self.rampup)
+        return float(0.5 ** (batch / max(halflife, 1e-8)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A quantity that changes from `base` to `final` over the first `duration_images` images, then stays."""
+
+    base: float
+    final: float
+    duration_images: int
+    shape: Literal["linear", "cosine"] = "linear"
+
+    def at(self, images_seen: int) -> float:
+        """Its value after that many images."""
+        share = min(images_seen / self.duration_images, 1.0) if self.duration_images > 0 else 1.0
+        if self.shape == "cosine":
+            share = (1 - math.cos(math.pi * share)) / 2
+        return self.base + (self.final - self.base) * share
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long and how a training runs; nothing here knows what is trained.
+
+    `micro_batch` is the most samples that one process works on at once (None: the whole share of the batch); `lr` a
+    factor on every learning rate over time. A snapshot (grid, score, checkpoint) is taken each `snapshot_images`, a
+    checkpoint also each `checkpoint_seconds`. `plateau_images`: stop when the score has not improved for so long
+    (None: never).
+    """
+
+    batch: int
+    total_images: int
+    ema: EmaConfig
+    seed: int = 0
+    micro_batch: int | None = None
+    lr: Schedule | None = None
+    precision: Precision = "auto"
+    channels_last: bool | None = None
+    compile: bool = False
+    snapshot_images: int = 10_000
+    checkpoint_seconds: float = 300.0
+    status_seconds: float = 2.0
+    keep_checkpoints: int = 2
+    grid_columns: int = 8
+    grid_rows: int = 5
+    psi: float = 1.0
+    score_images: int = 1000
+    plateau_images: int | None = None
+    max_rollbacks: int = 3
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("batch", "snapshot_images", "keep_checkpoints", "grid_columns", "grid_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.total_images < 0:
+            raise ValueError(f"total_images must be at least 0, got {self.total_images}")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch must be at least 1 or null, got {self.micro_batch}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a training but the pictures themselves.
+
+    `data` names the streams of pictures that the task reads; `optimisers` those that its phases name. `source` tells
+    where the numbers come from.
+    """
+
+    name: str
+    source: str
+    data: dict[str, DataConfig]
+    task: TaskConfig
+    optimisers: dict[str, AdamConfig]
+    training: TrainingConfig
+    reasons: tuple[str, ...] = field(default=())
+
+
+def tiny(recipe: Recipe, *, resolution: int = 16, images: int = 48, batch: int = 4) -> Recipe:
+    """The same recipe shrunk to seconds on two CPU cores: every mechanism stays, every size goes down."""
+    data = {name: dataclasses.replace(config, resolution=resolution) for name, config in recipe.data.items()}
+    training = dataclasses.replace(
+        recipe.training,
+        batch=batch,
+        total_images=images,
+        snapshot_images=max(images // 2, 1),
+        micro_batch=None,
+        precision="fp32",
+        compile=False,
+        grid_columns=3,
+        grid_rows=2,
+        score_images=16,
+        ema=dataclasses.replace(recipe.training.ema, halflife_images=min(recipe.training.ema.halflife_images, 50.0)),
+    )
+    return dataclasses.replace(
+        recipe, name=f"tiny-{recipe.name}", data=data, task=recipe.task.shrink(resolution), training=training
+    )

@@ -1,0 +1,417 @@
+"""The report of a run: one HTML page that explains itself, and a short film of how the samples changed."""
+
+import base64
+import hashlib
+import io
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from frugan.data.write import flatten, from_pillow, replacing, save_video
+from frugan.training.chart import Line, chart
+from frugan.training.history import Best, History, Series, sample_grids, spread
+from frugan.training.summary import Run, duration, hints, next_commands, read_run, verdict
+
+MAX_STILLS = 24
+FILM_WIDTH, FILM_FRAMES = 480, 60
+_STILL_BYTES = 80_000  # 24 of them, coded as text, stay below 3 MB
+_WIDTHS = (720, 560, 440, 320, 200, 100)
+_MAX_EVENTS = 100
+_MAX_CHARTS, _MAX_LINES = 24, 12
+
+
+def write_report(run: Path, defaults: Mapping[str, Any] | None = None) -> Path:
+    """Writes `report.html` into a run folder and gives its path back; what the folder lacks, the page leaves out.
+
+    The page needs no other file: small pictures are inside it, the full ones are linked by relative names. It stays
+    below 5 MB and takes one or two seconds to make. `defaults`: the recipe before the user's changes, as plain data, to
+    mark what differs. Raises FileNotFoundError where `run` is not a folder, OutputError where it cannot be written.
+    """
+    found = read_run(run)
+    path = run / "report.html"
+    page = _page(found, defaults)
+    with replacing(path) as part:
+        part.write_text(page, encoding="utf-8", errors="replace")
+    return path
+
+
+# ---- pictures -----------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> Image.Image | None:
+    try:
+        with Image.open(path) as opened:
+            return flatten(opened if opened.mode in ("L", "RGB", "RGBA") else opened.convert("RGBA"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # missing, torn, or no picture
+        return None
+
+
+def _small(path: Path, limit: int = _STILL_BYTES) -> str | None:
+    """A picture file as a data URI of at most about `limit` bytes; None where it cannot be read."""
+    image = _read(path)
+    if image is None:
+        return None
+    data = b""
+    for width in _WIDTHS:
+        if width != _WIDTHS[0] and image.width <= width:
+            continue
+        image.thumbnail((width, 4 * width), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", quality=82, method=2)
+        data = buffer.getvalue()
+        if len(data) <= limit:
+            break
+    return "data:image/webp;base64," + base64.b64encode(data).decode()
+
+
+def _viewer(run: Run) -> str:
+    stills = []
+    for index in spread(len(run.grids), MAX_STILLS):
+        seen, path = run.grids[index]
+        uri = _small(path)
+        if uri is not None:
+            stills.append((seen, f"grids/{quote(path.name)}", uri))
+    reals = _small(run.folder / "grids" / "reals.png", 2 * _STILL_BYTES)
+    if not stills and reals is None:
+        return ""
+    parts = []
+    if stills:
+        caption = f"after {stills[-1][0]:,} pictures"
+        parts.append(
+            f'<figure><figcaption><b>Generated</b> <span class="when">{caption}</span></figcaption>'
+            f'<img class="stage" src="{stills[-1][2]}" alt="Grid of generated pictures"></figure>'
+        )
+    if reals is not None:
+        parts.append(
+            "<figure><figcaption><b>Real</b> from the training set</figcaption>"
+            f'<a href="grids/reals.png"><img src="{reals}" alt="Grid of training pictures"></a></figure>'
+        )
+    strip = "".join(
+        f'<a href="{escape(href)}" data-caption="after {seen:,} pictures"><i><img src="{uri}" alt=""></i>'
+        f"{_brief(seen)}</a>"
+        for seen, href, uri in stills
+    )
+    if not stills:
+        return f'<section class="card pair">{parts[0]}</section>'
+    film = _link_if_there(run.folder, "progress.gif", "Watch it as a film") or _link_if_there(
+        run.folder, "progress.mp4", "Watch it as a film"
+    )
+    last = len(stills) - 1
+    return (
+        f'<section class="card" id="viewer"><div class="pair">{"".join(parts)}</div><div class="controls">'
+        f'<button type="button">Play</button><input type="range" min="0" max="{last}" value="{last}" '
+        f'aria-label="Time in training">{film}</div><div class="strip">{strip}</div></section>'
+    )
+
+
+def _link_if_there(folder: Path, name: str, text: str) -> str:
+    return f'<a href="{name}">{text}</a>' if (folder / name).is_file() else ""
+
+
+def _brief(count: int) -> str:
+    return f"{count / 1e6:.3g}M" if count >= 1_000_000 else f"{count / 1e3:.3g}k" if count >= 1000 else str(count)
+
+
+def _before_after(run: Run) -> str:
+    uri = _small(run.folder / "before_after.png", 2 * _STILL_BYTES)
+    if uri is None:
+        return ""
+    return (
+        '<h2>Before and after</h2><figure class="single card"><a href="before_after.png">'
+        f'<img src="{uri}" alt="Pictures before and after this training"></a></figure>'
+    )
+
+
+# ---- curves -------------------------------------------------------------------------------------------------------
+
+
+def _line(name: str, series: Series) -> Line:
+    count = len(series.x)
+    return Line(name=name, points=series.buckets(min(120, max(count // 4, 40))))
+
+
+def _loss_charts(history: History, marks: list[tuple[float, str]]) -> Iterator[str]:
+    groups: dict[str, list[Line]] = {}
+    for name, series in history.group("losses").items():
+        head, _, rest = name.partition("/")
+        groups.setdefault(head if rest else "", []).append(_line(rest or head, series))
+    for head, lines in groups.items():
+        yield chart(f"Losses: {head}" if head else "Losses", lines[:_MAX_LINES], marks=marks)
+
+
+def _score_charts(history: History) -> Iterator[str]:
+    for best in history.best_scores():
+        points = history.group("scores")[best.name].buckets(200)
+        note = "Higher is better." if best.higher_is_better else "Lower is better."
+        line = Line(name="", points=points, dots=True)
+        ringed = (float(best.images_seen), best.value) if len(points) < 200 else None
+        yield chart(best.name, [line], note=f"{note} Best: {best.value:.4g} at {best.images_seen:,}.", best=ringed)
+
+
+def _other_charts(history: History, marks: list[tuple[float, str]]) -> Iterator[str]:
+    for name, series in history.group("stats").items():
+        if name.endswith("real_sign"):
+            note = (
+                "How surely the discriminator knows a training picture: 0 is guessing, 1 is certain. "
+                "Values that stay near the dashed 0.6 are healthy; near 1 it learns by heart."
+            )
+            yield chart(name, [_line("mean", series)], note=note, target=0.6, marks=marks, log=False)
+        else:
+            yield chart(name, [_line("mean", series)], marks=marks)
+    for name, series in history.group("progress").items():
+        if len(set(series.y)) > 1:
+            yield chart(f"Schedule: {name}", [_line(name, series)], marks=marks)
+    speed = history.group("speed").get("images_per_second")
+    if speed is not None:
+        yield chart("Speed", [_line("images/s", speed)], marks=marks, log=False)
+
+
+def _curves(run: Run) -> str:
+    marks = [
+        (float(e.images_seen), e.kind) for e in run.history.events if e.kind in ("resumed", "rollback", "out_of_memory")
+    ]
+    marks = marks[:50]
+    charts = [*_score_charts(run.history), *_loss_charts(run.history, marks), *_other_charts(run.history, marks)]
+    charts = [figure for figure in charts if figure][:_MAX_CHARTS]
+    if not charts:
+        return ""
+    note = "Over pictures shown. Bands show the spread around the mean"
+    note += "; dotted upright lines are restarts and returns." if marks else "."
+    return f'<h2>Curves</h2><p class="quiet">{note}</p><div class="charts">{"".join(charts)}</div>'
+
+
+# ---- tables -------------------------------------------------------------------------------------------------------
+
+
+def _text(value: Any, most: int = 40) -> str:
+    """A fact in words: lists are cut, tables become name: value pairs."""
+    if value is None or value in ([], {}, ""):
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, (list, tuple)):
+        rest = f" and {len(value) - most:,} more" if len(value) > most else ""
+        return ", ".join(_text(item) for item in value[:most]) + rest
+    if isinstance(value, dict):
+        return _text([f"{key}: {_text(item)}" for key, item in value.items()])
+    return str(value)
+
+
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _rows(pairs: Sequence[tuple[str, str]]) -> str:
+    return "".join(f"<tr><th>{escape(name)}</th><td>{value}</td></tr>" for name, value in pairs)
+
+
+def _facts(run: Run) -> str:
+    titles = {
+        "source": "Pictures from",
+        "count": "Number of pictures",
+        "resolution": "Size in pixels",
+        "channels": "Channels",
+        "class_names": "Classes",
+        "skipped": "Left out",
+        "fingerprint": "Fingerprint",
+    }
+    data = [
+        (titles.get(key, key), escape(_text(value))) for key, value in run.data.items() if value not in (None, [], {})
+    ]
+    about = {key: value for key, value in run.facts.items() if key not in ("name", "data", "command", "model")}
+    model = list(_flat(run.facts.get("model") or {}, "model"))
+    machine = [(name, escape(_text(value))) for name, value in [*about.items(), *model] if value is not None]
+    checkpoints = sorted(entry.name for entry in (run.folder / "checkpoints").glob("*") if entry.name.isdigit())
+    if checkpoints:
+        machine.append(("checkpoints", escape(", ".join(f"{int(name):,}" for name in checkpoints))))
+    parts = []
+    if data:
+        parts.append(f'<h2>The pictures it learned from</h2><div class="card"><table>{_rows(data)}</table></div>')
+    if machine:
+        parts.append(f'<h2>Model and machine</h2><div class="card"><table>{_rows(machine)}</table></div>')
+    return "".join(parts)
+
+
+def _settings(run: Run, defaults: Mapping[str, Any] | None) -> str:
+    if not run.recipe:
+        return ""
+    reasons = run.recipe.get("reasons")
+    listed = [str(reason) for reason in reasons] if isinstance(reasons, list) else []
+    pairs = list(_flat({key: value for key, value in run.recipe.items() if key != "reasons"}))
+    usual = dict(_flat(defaults)) if defaults is not None else None
+    changed = [(name, value) for name, value in pairs if usual is not None and usual.get(name, ...) != value]
+    parts = [f'<ul class="reasons">{"".join(f"<li>{escape(reason)}</li>" for reason in listed)}</ul>' if listed else ""]
+    if usual is not None:
+        rows = [(name, f"{escape(_text(value))}</td><td>{escape(_usual(usual, name))}") for name, value in changed]
+        head = "<thead><tr><th>Changed</th><th>here</th><th>in the recipe</th></tr></thead>"
+        parts.append(f"<table>{head}{_rows(rows)}</table>" if rows else "<p>All as the recipe comes.</p>")
+    table = _rows([(name, escape(_text(value))) for name, value in pairs])
+    parts.append(f"<details><summary>All {len(pairs)} settings</summary><table>{table}</table></details>")
+    return f'<h2>Settings</h2><div class="card">{"".join(parts)}</div>'
+
+
+def _usual(usual: Mapping[str, Any], name: str) -> str:
+    return _text(usual[name]) if name in usual else "not there"
+
+
+def _events(run: Run) -> str:
+    events = run.history.events
+    if not events:
+        return ""
+    rows = "".join(
+        f'<tr><td class="number">{event.images_seen:,}</td><td class="kind">{escape(event.kind.replace("_", " "))}</td>'
+        f"<td>{escape(event.text)}</td></tr>"
+        for event in events[-_MAX_EVENTS:]
+    )
+    earlier = f'<p class="quiet">{len(events) - _MAX_EVENTS:,} earlier ones are in log.jsonl.</p>'
+    note = earlier if len(events) > _MAX_EVENTS else ""
+    head = '<thead><tr><th class="number">Pictures shown</th><th>event</th><th></th></tr></thead>'
+    return f'<h2>What happened</h2><div class="card">{note}<table class="events">{head}{rows}</table></div>'
+
+
+def _commands(run: Run) -> str:
+    command = run.facts.get("command")
+    usable = command if isinstance(command, (str, list)) else None
+    items = "".join(
+        f'<li>{escape(what)}<div><code>{escape(line)}</code><button type="button">Copy</button></div></li>'
+        for what, line in next_commands(run.folder, usable, run.state)
+    )
+    return f'<h2>What next</h2><ul class="commands card">{items}</ul>'
+
+
+def _tiles(run: Run) -> str:
+    history = run.history
+    tiles: list[tuple[str, str, str]] = []
+    if history.images_seen:
+        planned = f"of {run.total_images:,} planned" if run.total_images and run.state != "finished" else ""
+        tiles.append(("Pictures shown", f"{history.images_seen:,}", planned))
+        tiles.append(("Time", duration(history.seconds), _left(run)))
+    speed, memory = history.group("speed").get("images_per_second"), history.group("speed").get("memory_mb")
+    if speed is not None:
+        late = sorted(speed.y[-50:])
+        tiles.append(("Speed", f"{late[len(late) // 2]:.3g}/s", "pictures, lately"))
+    if memory is not None:
+        peak = max(memory.y)
+        tiles.append(("Memory", f"{peak / 1024:.1f} GB" if peak >= 1024 else f"{peak:.0f} MB", "at the most"))
+    if isinstance(run.data.get("count"), int):
+        side = run.data.get("resolution")
+        tiles.append(("Training pictures", f"{run.data['count']:,}", f"{side} x {side} pixels" if side else ""))
+    tiles += [_score_tile(best) for best in history.best_scores()[:2]]
+    if not tiles:
+        return ""
+    cells = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(small)}</small></dd></div>"
+        for name, value, small in tiles
+    )
+    return f'<dl class="tiles">{cells}</dl>'
+
+
+def _score_tile(best: Best) -> tuple[str, str, str]:
+    return f"Best {best.name.split('-')[0].split(' ')[0]}", f"{best.value:.4g}", f"at {best.images_seen:,}"
+
+
+def _left(run: Run) -> str:
+    total, seen = run.total_images, run.history.images_seen
+    if run.state != "in progress" or total is None or seen >= total:
+        return ""
+    return f"about {duration(run.history.seconds * (total - seen) / seen)} to go"
+
+
+# ---- the page -----------------------------------------------------------------------------------------------------
+
+
+def _asset(name: str) -> str:
+    return (resources.files("frugan") / "assets" / "report" / name).read_text(encoding="utf-8")
+
+
+def _kicker(run: Run) -> str:
+    parts = [str(run.recipe.get("name") or ""), str(run.facts.get("device") or ""), str(run.facts.get("created") or "")]
+    if run.facts.get("parent"):
+        parts.insert(1, f"started from {run.facts['parent']}")
+    return " · ".join(escape(part) for part in parts if part)
+
+
+def _page(run: Run, defaults: Mapping[str, Any] | None) -> str:
+    style, script = _asset("report.css"), _asset("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # Only this very script may run, whatever a folder or class name holds.
+    policy = f"default-src 'none'; img-src data: file: 'self'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    advice = "".join(f"<li>{escape(hint)}</li>" for hint in hints(run))
+    viewer = _viewer(run)
+    body = (
+        f'<h1>{escape(run.name)}<span class="state {re.sub(r"[^a-z]", "-", run.state)}">{escape(run.state)}</span></h1>'
+        f'<p class="kicker">{_kicker(run)}</p><p class="verdict">{escape(verdict(run))}</p>'
+        + (f'<ul class="hints">{advice}</ul>' if advice else "")
+        + _tiles(run)
+        + (f"<h2>How the pictures changed</h2>{viewer}" if viewer else "")
+        + _before_after(run)
+        + _commands(run)
+        + _curves(run)
+        + _events(run)
+        + _settings(run, defaults)
+        + _facts(run)
+    )
+    unread = run.history.unreadable_lines
+    torn = f" {unread:,} unreadable line{'s' * (unread > 1)} of the log left out." if unread else ""
+    written = time.strftime("%Y-%m-%d %H:%M")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(run.name)} · frugan</title><style>{style}</style></head><body><main>{body}"
+        f"<footer>Written by frugan on {written}.{torn}</footer></main><script>{script}</script></body></html>\n"
+    )
+
+
+# ---- the film -----------------------------------------------------------------------------------------------------
+
+
+def write_progress_video(run: Path, suffix: str = ".gif") -> Path:
+    """Writes `progress.gif` (or .webp, .png, .mp4) into a run folder: its sample grids over time, with captions.
+
+    At most 60 grids, denser at the start, at most 480 pixels wide; the last one stays for two seconds.
+    Raises FileNotFoundError where there are no grids, ValueError where none can be read, else as
+    `frugan.data.write.save_video`.
+    """
+    grids = sample_grids(run)
+    if not grids:
+        raise FileNotFoundError(f"no sample grids (grids/fakes-*.png) in {run}")
+    path = run / f"progress{suffix}"
+    save_video(path, _film_frames([grids[index] for index in spread(len(grids), FILM_FRAMES)]), 6)
+    return path
+
+
+def _film_frames(grids: Sequence[tuple[int, Path]]) -> Iterator[UInt8[Tensor, "3 H W"]]:
+    size: tuple[int, int] | None = None
+    font = ImageFont.load_default(14)
+    for index, (seen, path) in enumerate(grids):
+        image = _read(path)
+        if image is None:
+            continue
+        if size is None:
+            width = min(image.width, FILM_WIDTH)
+            size = (width, max(round(image.height * width / image.width), 1))
+        frame = Image.new("RGB", (size[0], size[1] + 24), "white")
+        frame.paste(image.resize(size, Image.Resampling.LANCZOS), (0, 0))
+        ImageDraw.Draw(frame).text(
+            (6, size[1] + 12), f"{seen:,} pictures shown", fill="#333333", font=font, anchor="lm"
+        )
+        for _ in range(12 if index == len(grids) - 1 else 1):
+            yield from_pillow(frame)

@@ -1,0 +1,456 @@
+"""A training as its user starts it: a run folder, prepared pictures, a fitted recipe, and going on where it stopped."""
+
+import contextlib
+import dataclasses
+import datetime
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+import frugan
+from frugan import checkpoint as checkpoints
+from frugan.checkpoint import CheckpointError
+from frugan.config import differences
+from frugan.data import write
+from frugan.data.dataset import Dataset
+from frugan.evaluation import PIXEL_SWD, quick_score
+from frugan.model import Model, describe_nets, load
+from frugan.training import report
+from frugan.training.door import Task
+from frugan.training.feed import Feed
+from frugan.training.folder import RunError, RunFolder
+from frugan.training.loop import Loop, TrainingError, Verdict, resolve_precision
+from frugan.training.ranks import Ranks, close_ranks, open_ranks
+from frugan.training.recipe import Recipe
+
+# Settings that decide when and where, never which weights come out.
+_FREE = ("total_images", "checkpoint_seconds", "status_seconds", "keep_checkpoints", "plateau_images", "max_rollbacks")
+_COLLAPSE_SHARE, _GROWN_SHARE, _PLATEAU_GAIN = 0.1, 0.25, 0.01
+Teller = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a training ended: `reason` is finished, stopped, plateau or already finished."""
+
+    run: Path
+    reason: str
+    images_seen: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a training starts from, beside its recipe: `parent` (a model to continue from), where and how it is told.
+
+    `force` goes on although settings or pictures have changed. `tell` gets every status line and event.
+    """
+
+    parent: str | None = None
+    device: str = "auto"
+    force: bool = False
+    command: str = ""
+    licence: str | None = None
+    tell: Teller = lambda line: None
+
+
+def train(run: Path, recipe: Recipe, data: Mapping[str, Dataset], start: Start = Start()) -> Outcome:
+    """Begin a training in the folder `run`, or go on with the one that is there, to the recipe's number of images.
+
+    The recipe must fit the pictures (see `fit`). Killed at any moment, the same call goes on from the last checkpoint,
+    on a CPU with the same number of threads to bit-identical weights.
+    Raises RunError (settings or pictures differ from what the run was begun with), TrainingError (cannot go on),
+    OSError (disk full; the last checkpoint is intact).
+    """
+    ranks = open_ranks(start.device)
+    try:
+        folder = RunFolder(run)
+        if ranks.is_first:
+            folder.create()
+        ranks.barrier()
+        with folder.lock() if ranks.is_first else contextlib.nullcontext():
+            _check_same(folder, recipe, data, start.force)
+            ranks.barrier()
+            return _train(folder, recipe, data, start, ranks)
+    finally:
+        close_ranks()
+
+
+def fit(recipe: Recipe, data: Mapping[str, Dataset]) -> Recipe:
+    """The recipe with networks for the size, channels and classes of these pictures."""
+    first = next(iter(data.values()))
+    return dataclasses.replace(recipe, task=recipe.task.fit(first.resolution, first.channels, first.num_classes))
+
+
+def _check_same(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], force: bool) -> None:
+    if not folder.exists:
+        return
+    changed = [
+        f"{path}: {old!r} -> {new!r}"
+        for path, old, new in differences(folder.read_recipe(), recipe)
+        if path.removeprefix("training.") not in _FREE and not path.startswith("reasons")
+    ]
+    known = folder.read_facts().get("fingerprints", {})
+    changed += [
+        f"pictures of '{name}' are not the same ones ({len(dataset)} now)"
+        for name, dataset in data.items()
+        if known.get(name, dataset.fingerprint) != dataset.fingerprint
+    ]
+    if changed and not force:
+        raise RunError(
+            f"the run in {folder.path} was begun differently:\n  " + "\n  ".join(changed) + "\n"
+            "Use another --out for a new run, or --force to go on with the change"
+        )
+
+
+def _train(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], start: Start, ranks: Ranks) -> Outcome:
+    torch.manual_seed(recipe.training.seed)
+    task = recipe.task.build(data, recipe.training.batch)
+    journal = Journal(folder, recipe, data, start, ranks, task)
+    feeds = {name: Feed(dataset, recipe.training.seed, dataset.flip, ranks.device) for name, dataset in data.items()}
+    loop = Loop(task, recipe.optimisers, recipe.training, feeds, ranks, journal)
+    resumed = journal.resume(loop)
+    if not resumed and start.parent is not None:
+        journal.note(loop, "started_from", adopt(task, load(start.parent), start.parent))
+        for name, net in loop.average.nets.items():
+            net.load_state_dict(task.nets[name].state_dict())
+    journal.open(loop)
+    if loop.progress.images_seen >= recipe.training.total_images and resumed:
+        return Outcome(
+            run=folder.path,
+            reason="already finished",
+            images_seen=loop.progress.images_seen,
+            seconds=loop.progress.seconds,
+        )
+    with _signals(journal):
+        reason = loop.run()
+    journal.close(loop, reason)
+    return Outcome(run=folder.path, reason=reason, images_seen=loop.progress.images_seen, seconds=loop.progress.seconds)
+
+
+def adopt(task: Task, parent: Model, name: str) -> str:
+    """Take over every weight of `parent` that fits the task's networks by name and shape; one line saying how much.
+
+    Raises RunError where nothing fits.
+    """
+    sources = {"generator": parent.generator, "discriminator": parent.discriminator}
+    parts = []
+    for role, source in sources.items():
+        if source is None or role not in task.nets:
+            continue
+        own, given = task.nets[role].state_dict(), source.state_dict()
+        fitting = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
+        task.nets[role].load_state_dict({**own, **fitting})
+        parts.append(f"{len(fitting)} of {len(own)} tensors of the {role}")
+        if not fitting:
+            raise RunError(f"no weight of the {role} of {name} fits this recipe; use the recipe it was trained with")
+    return f"started from {name}: {' and '.join(parts)}"
+
+
+class Journal:
+    """Writes what happens into the run folder and tells it to whoever listens."""
+
+    def __init__(
+        self, folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], start: Start, ranks: Ranks, task: Task
+    ) -> None:
+        self._folder, self._recipe, self._data, self._start = folder, recipe, data, start
+        self._ranks, self._task = ranks, task
+        self._stop = False
+        self._ended = False
+
+    # -- beginning and end --------------------------------------------------------------------------------------------
+
+    def resume(self, loop: Loop) -> bool:
+        """Load the newest checkpoint that is whole; False where there is none. Says which ones were damaged."""
+        problems: list[str] = []
+        found = ""
+        if self._ranks.is_first:
+            newest = next(checkpoints.newest_first(self._folder.checkpoints, problems), None)
+            found = "" if newest is None else newest.path.name
+        found = self._ranks.broadcast(found)
+        if problems and not found:
+            raise TrainingError("every checkpoint of this run is damaged: " + "; ".join(problems))
+        if found:
+            self._load(loop, found)
+            if self._ranks.is_first:
+                self._folder.cut_log(loop.progress.images_seen)
+            self.note(loop, "resumed", f"going on from {loop.progress.images_seen} images")
+        for problem in problems:
+            self.note(loop, "damaged", f"{problem}; fell back to {found}")
+        return bool(found)
+
+    def _load(self, loop: Loop, name: str) -> None:
+        checkpoint = checkpoints.load(self._folder.checkpoints / name)
+        loop.load_state(checkpoint.info["loop"], checkpoint.parts)
+
+    def open(self, loop: Loop) -> None:
+        """Write recipe and facts, and the grid of reals."""
+        if not self._ranks.is_first:
+            return
+        self._folder.write_recipe(self._recipe)
+        known = self._folder.read_facts()
+        facts = self._facts(loop, known)
+        if known and known["machine"] != facts["machine"]:
+            changes = [
+                f"{key} {known['machine'].get(key)} -> {value}"
+                for key, value in facts["machine"].items()
+                if known["machine"].get(key) != value
+            ]
+            self.note(loop, "machine", "not bit for bit from here on: " + ", ".join(changes))
+        self._folder.write_facts(facts)
+        path = self._folder.grids / "reals.png"
+        if not path.exists():
+            write.save_png(path, self._real_grid())
+
+    def _facts(self, loop: Loop, known: Mapping[str, Any]) -> dict[str, Any]:
+        first = next(iter(self._data.values()))
+        counts = {name: sum(p.numel() for p in net.parameters()) for name, net in loop.task.nets.items()}
+        return {
+            "name": self._folder.path.name,
+            "created": known.get("created") or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "frugan": frugan.__version__,
+            "torch": torch.__version__,
+            "device": _device_name(self._ranks.device),
+            "threads": torch.get_num_threads(),
+            "machine": {
+                "torch": torch.__version__,
+                "device": str(self._ranks.device.type),
+                "instructions": torch.backends.cpu.get_cpu_capability(),
+                "threads": torch.get_num_threads(),
+                "processes": self._ranks.world,
+            },
+            "precision": resolve_precision(self._recipe.training.precision, self._ranks.device),
+            "data": {
+                "source": first.facts.path,
+                "count": len(first),
+                "fingerprint": first.fingerprint,
+                "resolution": first.resolution,
+                "channels": first.channels,
+                "class_names": list(first.class_names),
+                "skipped": [list(item) for item in first.skipped],
+                "licence": self._start.licence,
+            },
+            "fingerprints": {name: dataset.fingerprint for name, dataset in self._data.items()},
+            "model": {"parameters": counts},
+            "command": known.get("command") or self._start.command,
+            "parent": known.get("parent") or self._start.parent,
+        }
+
+    def close(self, loop: Loop, reason: str) -> None:
+        """The last words, the report and the film."""
+        texts = {
+            "finished": f"finished after {loop.progress.images_seen} images",
+            "stopped": f"stopped at {loop.progress.images_seen} images; the same command goes on",
+            "plateau": f"stopped at {loop.progress.images_seen} images: the score no longer improves",
+        }
+        self.note(loop, reason, texts[reason])
+        if self._ranks.is_first:
+            if reason != "stopped":
+                report.write_progress_video(self._folder.path)
+            report.write_report(self._folder.path)
+
+    # -- what the loop tells ------------------------------------------------------------------------------------------
+
+    def note(self, loop: Loop, kind: str, text: str) -> None:
+        """Log an event and tell it."""
+        if self._ranks.is_first:
+            line = {"event": kind, "images_seen": loop.progress.images_seen, "text": text}
+            self._folder.append(line)
+            self._start.tell(line)
+
+    event = note
+
+    def status(self, loop: Loop, stats: Mapping[str, float], images_per_second: float) -> None:
+        """Log a line of numbers and tell it."""
+        if not self._ranks.is_first:
+            return
+        losses = {name: value for name, value in stats.items() if "/" in name}
+        line = {
+            **self._when(loop),
+            "images_per_second": round(images_per_second, 3),
+            "seconds_per_kimg": round(1000 / images_per_second, 3),
+            "memory_mb": round(_memory_mb(self._ranks.device)),
+            "losses": {name: _finite(value) for name, value in losses.items()},
+            "stats": {name: _finite(value) for name, value in stats.items() if name not in losses},
+            "progress": dict(loop.task.plan(loop.progress.images_seen).progress),
+        }
+        self._folder.append(line)
+        self._start.tell({**line, "total_images": self._recipe.training.total_images})
+
+    def _when(self, loop: Loop) -> dict[str, Any]:
+        progress = loop.progress
+        return {
+            "images_seen": progress.images_seen,
+            "iteration": progress.iteration,
+            "seconds": round(progress.seconds, 3),
+            "time": round(time.time(), 3),
+        }
+
+    def snapshot(self, loop: Loop) -> Verdict:
+        """Grid, score and checkpoint; the verdict is the first rank's, for all."""
+        text = self._snapshot(loop) if self._ranks.is_first else ""
+        kind, _, reason = self._ranks.broadcast(text).partition(":")
+        return Verdict(collapsed=reason if kind == "collapsed" else None, plateau=reason if kind == "plateau" else None)
+
+    def _snapshot(self, loop: Loop) -> str:
+        progress = loop.progress
+        model = self._task.eval_model(loop.average.nets)
+        path = self._folder.grids / f"fakes-{progress.images_seen:09d}.png"
+        write.save_png(path, self._fake_grid(model), {"frugan:images_seen": str(progress.images_seen)})
+        evaluation = quick_score(model, next(iter(self._data.values())), self._recipe.training.score_images)
+        score = evaluation.scores[PIXEL_SWD]
+        line = {**self._when(loop), "scores": evaluation.scores, "stats": {"fake_spread": evaluation.fake_spread}}
+        self._folder.append(line)
+        self._start.tell({**line, "grid": str(path)})
+        peak = progress.reference_spread
+        collapsed = peak > _GROWN_SHARE * evaluation.real_spread and evaluation.fake_spread < _COLLAPSE_SHARE * peak
+        if collapsed:
+            return f"collapsed:samples became alike (spread {evaluation.fake_spread:.4f}, was {peak:.4f})"
+        progress.reference_spread = max(peak, evaluation.fake_spread)
+        if progress.best_score is None or score < progress.best_score * (1 - _PLATEAU_GAIN):
+            progress.best, progress.best_score = f"{progress.images_seen:09d}", score
+            progress.best_images = progress.images_seen
+        self.checkpoint(loop, evaluation.scores)
+        report.write_report(self._folder.path)
+        patience = self._recipe.training.plateau_images
+        if patience is not None and progress.images_seen - progress.best_images >= patience:
+            return f"plateau:no better score since {progress.best_images} images"
+        return ""
+
+    def checkpoint(self, loop: Loop, scores: Mapping[str, float] | None = None) -> None:
+        """Write a checkpoint and delete the oldest ones."""
+        if not self._ranks.is_first:
+            return
+        state, parts = loop.state()
+        progress = loop.progress
+        first = next(iter(self._data.values()))
+        parts_of = {name: "ema" if name in loop.average.nets else "net" for name in self._task.nets}
+        table = describe_nets({f"{parts_of[name]}.{name}": (name, net) for name, net in self._task.nets.items()})
+        facts = self._folder.read_facts()
+        info = {
+            "models": table,
+            "loop": state,
+            "recipe": self._recipe.name,
+            "images_seen": progress.images_seen,
+            "seconds": progress.seconds,
+            "class_names": list(first.class_names),
+            "data": facts.get("data", {}),
+            "parent": facts.get("parent"),
+            "scores": dict(scores or {}),
+            "best": progress.best,
+        }
+        name = f"{progress.images_seen:09d}"
+        checkpoints.save(self._folder.checkpoints / name, info, parts, model_card(info))
+        keep = self._recipe.training.keep_checkpoints
+        checkpoints.clean(self._folder.checkpoints, keep, [progress.best] if progress.best else [])
+
+    def restore(self, loop: Loop, before: int) -> None:
+        """Load the newest whole checkpoint older than `before` images."""
+        names = [
+            path.name for path in checkpoints.list_checkpoints(self._folder.checkpoints) if int(path.name) < before
+        ]
+        for name in reversed(names):
+            try:
+                self._load(loop, name)
+            except CheckpointError:
+                continue
+            if self._ranks.is_first:
+                self._folder.cut_log(loop.progress.images_seen)
+            return
+        raise TrainingError("there is no older checkpoint to go back to")
+
+    def stop_requested(self) -> bool:
+        """Whether Ctrl-C or SIGTERM came."""
+        return self._stop
+
+    def request_stop(self) -> None:
+        """Stop after this iteration, with a checkpoint."""
+        self._stop = True
+
+    # -- pictures -----------------------------------------------------------------------------------------------------
+
+    def _cells(self) -> int:
+        return self._recipe.training.grid_columns * self._recipe.training.grid_rows
+
+    def _fake_grid(self, model: Model) -> torch.Tensor:
+        config, names = self._recipe.training, model.class_names
+        if not names:
+            return write.grid(model.sample(range(self._cells()), psi=config.psi).cpu(), columns=config.grid_columns)
+        rows = []
+        for index, name in enumerate(names[:32]):
+            seeds = range(index * config.grid_columns, (index + 1) * config.grid_columns)
+            rows.append((name, model.sample(seeds, classes=[index] * len(seeds), psi=config.psi).cpu()))
+        return write.labelled_grid(rows)
+
+    def _real_grid(self) -> torch.Tensor:
+        config, dataset = self._recipe.training, next(iter(self._data.values()))
+        if dataset.labels is None:
+            chosen = torch.linspace(0, len(dataset) - 1, min(self._cells(), len(dataset))).long().tolist()
+            return write.grid(dataset.batch(chosen), columns=config.grid_columns)
+        rows = []
+        for index, name in enumerate(dataset.class_names[:32]):
+            members = (dataset.labels == index).nonzero()[0][: config.grid_columns]
+            if len(members):
+                rows.append((name, dataset.batch(members)))
+        return write.labelled_grid(rows)
+
+
+@contextlib.contextmanager
+def _signals(journal: Journal) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask for a stop; a second one ends the process at once."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if journal.stop_requested():
+            sys.exit(128 + number)
+        journal.request_stop()
+
+    try:
+        old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever started it there stops it there
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def model_card(info: Mapping[str, Any]) -> str:
+    """A README for a checkpoint: what it was made from, on which terms, how long, and how good."""
+    data = info.get("data") or {}
+    scores = "\n".join(f"- {name}: {value:.3f}" for name, value in (info.get("scores") or {}).items())
+    parent = f"- continued from: {info['parent']}\n" if info.get("parent") else ""
+    return (
+        "---\nlibrary_name: frugan\ntags: [gan, image-generation]\n---\n"
+        "# An image generator trained with frugan\n\n"
+        f"- recipe: {info['recipe']}\n- images seen: {info['images_seen']}\n- hours: {info['seconds'] / 3600:.2f}\n"
+        f"- pictures: {data.get('count')} at {data.get('resolution')} px from {data.get('source') or 'memory'}\n"
+        f"- licence of the pictures: {data.get('licence') or 'not stated; the owner of the pictures decides'}\n"
+        f"{parent}{scores}\n\nLoad it with `frugan.load(folder)`; nothing in it is executed.\n"
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None
+
+
+def _memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return 0.0  # the standard library does not tell
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
