@@ -1,3 +1,24 @@
-"""frugan: image GANs that cost little data, little training and little compute."""
+"""frugan: image GANs that cost little data, little training and little compute.
+
+>>> import frugan
+>>> images = frugan.load("demo").sample(seeds=range(16))  # doctest: +SKIP
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from frugan.model import Model
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(path: "Path | str", *, device: str = "cpu") -> "Model":
+    """The trained model at `path`: `demo` (bundled), a run folder (its best checkpoint, else its newest), a checkpoint.
+
+    `device` is where its weights go, such as `cuda`. Raises ValueError where there is none or it is damaged.
+    """
+    from frugan import model  # torch is only loaded by those who use a model
+
+    return model.load(path, device=device)

@@ -148,6 +148,12 @@ class TestOperations:
         images = torch.full((4, 1, *size), 0.3, dtype=torch.float64)
         torch.testing.assert_close(only("upscale", images, torch.tensor([0.0, 0.1, 0.6, 0.999])), images)
 
+    @pytest.mark.parametrize("size", [(16, 16), (33, 14), (24, 64)])
+    def test_upscale_keeps_the_middle(self, size: tuple[int, int]) -> None:
+        images, u = pictures(6, 3, *size), torch.tensor([0.0, 0.3, 0.55, 0.8, 0.9, 0.999])
+        expected = [Oracle.upscale(image, one) for image, one in zip(images, u, strict=True)]
+        torch.testing.assert_close(only("upscale", images, u), torch.stack(expected))
+
     def test_neutral_draws_change_nothing(self) -> None:
         images, half = pictures(2, 3, 6, 6), torch.full((2,), 0.5)
         zero = torch.zeros(2, 2, dtype=torch.int64)

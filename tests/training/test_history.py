@@ -102,6 +102,7 @@ def test_sample_grids_come_in_the_order_of_training(tmp_path: Path) -> None:
 
 def test_spread_keeps_both_ends_and_is_denser_at_the_start() -> None:
     assert spread(5, 24) == [0, 1, 2, 3, 4] and spread(0, 24) == []
+    assert all(len(spread(count, 24)) == 24 for count in range(24, 100))
     chosen = spread(1000, 24)
     assert chosen[0] == 0 and chosen[-1] == 999 and len(chosen) == 24
     assert chosen[5] - chosen[4] < chosen[20] - chosen[19]

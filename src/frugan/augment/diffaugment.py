@@ -88,7 +88,7 @@ def draw(config: DiffAugmentConfig, uniform: Callable[..., Tensor], height: int,
     """The random numbers for one call of `diffaugment` on images of this size, keyed by operation.
 
     `uniform(*shape)` gives (N, *shape) numbers from [0, 1): the caller owns the randomness. Meanings:
-    brightness, saturation, contrast, upscale: (N,) those numbers; translation: (N, 2) whole numbers (down, right) in
+    brightness, saturation, contrast, upscale: (N,) those numbers; translation: (N, 2) whole numbers (rows, columns) in
     [-r, r], where output pixel i shows input pixel i + shift; cutout: (N, 2) whole numbers, the square's centre.
     Raises ValueError for an empty image size.
     """
@@ -158,9 +158,8 @@ def _sizes(ratio: float, height: int, width: int) -> tuple[int, int]:
 
 def _whole(uniform: Tensor, first: tuple[int, int], last: tuple[int, int]) -> Tensor:
     """Whole numbers from first to last, both included, from (N, 2) numbers in [0, 1), one range per column."""
-    # Clamped, as u * count may round up to count where u is as near to 1 as its dtype allows.
     columns = zip(uniform.unbind(1), first, last, strict=True)
-    return torch.stack([(u * (b + 1 - a)).floor().long().clamp(max=b - a) + a for u, a, b in columns], dim=1)
+    return torch.stack([(u * (b + 1 - a)).floor().long() + a for u, a, b in columns], dim=1)
 
 
 def _draw_for(name: str, draws: Mapping[str, Tensor], images: Tensor) -> Tensor:
@@ -183,8 +182,8 @@ def _recolor(images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
     pixel: Tensor | float = 0.0
     image: Tensor | float = 0.0
     offset: Tensor | float = 0.0
-    for name, draw in draws.items():
-        u = draw.to(x.dtype).view(-1, 1, 1, 1)
+    for name, numbers in draws.items():
+        u = numbers.to(x.dtype).view(-1, 1, 1, 1)
         if name == "brightness":
             offset = offset + (u - 0.5)
         elif name == "saturation":
@@ -192,7 +191,7 @@ def _recolor(images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
             pixel, scale = factor * pixel + (1 - factor) * (scale + pixel), factor * scale
         else:
             factor = u + 0.5
-            image = factor * image + (1 - factor) * (scale + pixel + image)
+            image = (1 - factor) * (scale + pixel)
             scale, pixel = factor * scale, factor * pixel
     grey = x.mean(dim=1, keepdim=True)
     y = scale * x + (pixel * grey + (image * grey.mean(dim=(2, 3), keepdim=True) + offset))

@@ -1,6 +1,7 @@
 """Sets in fixed layouts: CIFAR-10/100 and MNIST-like idx files, packed or not; nothing in them is ever run."""
 
 import gzip
+import os
 import re
 import tarfile
 import zlib
@@ -42,18 +43,23 @@ def open_arrays(place: Path, part: Part) -> Arrays | None:
     """
     if place.is_dir():
         inner = next((place / name for name in _CIFAR_FOLDERS if (place / name).is_dir()), place)
-        members = {path.name: path for path in inner.iterdir() if path.is_file()}
+        members = _files_in(inner)
         for layout in _LAYOUTS:
             if layout.mark in members and any(name in members for name in layout.parts("all")):
                 files = [members[name] for name in layout.files(part) if name in members]
                 return _read_cifar(layout, part, {path.name: path.read_bytes() for path in files}, tuple(files))
-        images = sorted(path for path in place.iterdir() if _IDX_NAME.fullmatch(path.name))
+        images = sorted(path for name, path in _files_in(place).items() if _IDX_NAME.fullmatch(name))
         return _read_idx_sets(images, part) if images else None
     if _IDX_NAME.fullmatch(place.name):
         return _read_idx_sets([place], "all")
     if re.match(r"cifar.*\.(tar|tar\.gz|tgz)$", place.name.lower()):
         return _open_cifar_archive(place, part)
     return None
+
+
+def _files_in(folder: Path) -> dict[str, Path]:
+    with os.scandir(folder) as entries:  # tells files from folders without asking for each of them
+        return {entry.name: Path(entry.path) for entry in entries if entry.is_file()}
 
 
 # ---- CIFAR ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Picture sets that are made on the user's machine from public packages, with checksums and credits.
 
-A set is made in a hidden folder beside its place and moved there when it is complete. build.json in it tells what it is.
+A set is made in a hidden folder beside its place and moved there when it is complete; its build.json says what it is.
 """
 
 import io
@@ -78,8 +78,8 @@ def build(
 
     `size`, `scenes`, `seed`: see `BuildSet.settings`; None = the set's default. `packages`: a folder with the packages;
     then nothing is fetched. None: they are fetched by npm or apt-get, or used where they are installed.
-    Raises: ValueError for an unknown set or setting; BuildError if a package cannot be had or is not what it must be, or
-    `out` holds something else; OutputError if it cannot be written. Whatever happens, `out` holds a whole set or is
+    Raises: ValueError for an unknown set or setting; BuildError if a package cannot be had or is not what it must be,
+    or `out` holds something else; OutputError if it cannot be written. Whatever happens, `out` holds a whole set or is
     untouched.
     """
     if name not in BUILD_SETS:
@@ -291,15 +291,16 @@ BUILD_SETS: dict[str, BuildSet] = {
     "fashion-mnist": BuildSet(
         description="70,000 grey photographs of clothes, 28 px, ten classes of 7,000, in train.zip and test.zip.",
         licence="MIT (Zalando SE)",
-        credits="Fashion-MNIST by Han Xiao, Kashif Rasul and Roland Vollgraf (arXiv:1708.07747), Copyright 2017 Zalando SE.",
+        credits="Fashion-MNIST by Han Xiao, Kashif Rasul and Roland Vollgraf (arXiv:1708.07747), "
+        "Copyright 2017 Zalando SE.",
         packages=(FASHION,),
         make=_make_fashion,
         counts={"train": 60_000, "test": 10_000},
         flip=False,  # shoes all point the same way
     ),
     "openmoji-pairs": BuildSet(
-        description="Line art and the same emoji in colour, pair by pair: source/ and target/ in train/ and test/. No flags, "
-        "no skin tones; variants of one emoji lie on one side.",
+        description="Line art and the same emoji in colour, pair by pair: source/ and target/ in train/ and test/. "
+        "No flags, no skin tones; variants of one emoji lie on one side.",
         licence="CC BY-SA 4.0 (OpenMoji)",
         credits=_OPENMOJI_CREDITS,
         packages=(OPENMOJI,),
@@ -309,8 +310,8 @@ BUILD_SETS: dict[str, BuildSet] = {
         settings={"size": 128, "seed": 0},
     ),
     "openmoji-fluent": BuildSet(
-        description="Two domains: flat emoji (trainA, testA) and 3D emoji (trainB, testB), numbered apart. pairing.json tells "
-        "which belong together: for scoring, not for training.",
+        description="Two domains: flat emoji (trainA, testA) and 3D emoji (trainB, testB), numbered apart. "
+        "pairing.json tells which belong together: for scoring, not for training.",
         licence="A: CC BY-SA 4.0 (OpenMoji); B: MIT (Microsoft, LobeHub), country flags Apache-2.0 (Google)",
         credits=f"{_OPENMOJI_CREDITS}\n\n{_FLUENT_CREDITS}",
         packages=(OPENMOJI, FLUENT),
@@ -320,8 +321,8 @@ BUILD_SETS: dict[str, BuildSet] = {
         settings={"size": 128, "seed": 0},
     ),
     "emoji-scenes": BuildSet(
-        description="Composed scenes with exact maps: images/, labels/ (class numbers, named in classes.json) and instances/ "
-        "(0 = sky or ground) in train/ and test/, which share no sprite.",
+        description="Composed scenes with exact maps: images/, labels/ (class numbers, named in classes.json) and "
+        "instances/ (0 = sky or ground) in train/ and test/, which share no sprite.",
         licence="MIT (Microsoft, LobeHub)",
         credits=_FLUENT_CREDITS,
         packages=(FLUENT,),
@@ -332,8 +333,8 @@ BUILD_SETS: dict[str, BuildSet] = {
     ),
     "nebulae": BuildSet(
         description="555 photographs of nebulae, clusters and galaxies, 128 to 2048 px, square.",
-        licence="mixed free licences, stated for each source in LICENSE-stellarium-data.txt; do not pass the pictures on "
-        "without CREDITS.md and that file",
+        licence="mixed free licences, stated for each source in LICENSE-stellarium-data.txt; do not pass the pictures "
+        "on without CREDITS.md and that file",
         credits="Collected by the Stellarium project (https://stellarium.org); authors as listed above.",
         packages=(STELLARIUM,),
         make=_make_nebulae,

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,7 +45,7 @@ def cache_folder() -> Path:
     return Path.home() / ".cache" / "frugan"
 
 
-def prepare(source: str | Path, config: DataConfig, progress: Progress | None = None) -> Dataset:
+def prepare(source: str | Path | Source, config: DataConfig, progress: Progress | None = None) -> Dataset:
     """The pictures at `source` as a set by the rules of `config`, from the cache if they were prepared before.
 
     The cache is keyed by the content of the files (a file whose size, time stamp and inode are unchanged is not read
@@ -55,7 +55,8 @@ def prepare(source: str | Path, config: DataConfig, progress: Progress | None = 
     Raises: DataError if there is nothing to make a set of, CacheError if the cache cannot be written (disk full).
     """
     tell = progress or (lambda done, total, text: None)
-    with open_source(source, config.labels, config.part) as opened:
+    given = source if isinstance(source, Source) else open_source(source, config.labels, config.part)
+    with given as opened:
         chosen, digests = hash_files(choose(opened, config.limit, config.seed), cache_folder() / "index", tell)
         if not chosen.names:
             raise no_pictures(chosen, chosen.skipped)
@@ -145,15 +146,16 @@ def _write_cache(folder: Path, source: Source, digests: list[str], config: DataC
     # Plain writes, not a memory map: a full disk then is an error that can be told, not a crash.
     with (folder / _PIXELS).open("wb") as file:
         file.write(b"\0" * _HEADER_BYTES)
-        for index, result in enumerate(_decode_all(source, digests, config)):
-            if isinstance(result, PictureError):
-                unusable.append((source.names[index], str(result)))
-            else:
-                whole.update(result.pixels.data)
-                file.write(result.pixels.data)
-                kept.append(index)
-                num_upscaled += result.is_upscaled
-            tell(index + 1, len(source.names), "preparing pictures")
+        with contextlib.closing(_decode_all(source, digests, config)) as results:
+            for index, result in enumerate(results):
+                if isinstance(result, PictureError):
+                    unusable.append((source.names[index], str(result)))
+                else:
+                    whole.update(result.pixels.data)
+                    file.write(result.pixels.data)
+                    kept.append(index)
+                    num_upscaled += result.is_upscaled
+                tell(index + 1, len(source.names), "preparing pictures")
         if not kept:
             raise no_pictures(source, (*source.skipped, *unusable))
         shape = (len(kept), config.channels, config.resolution, config.resolution)
@@ -182,7 +184,7 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     file.write(head + text.ljust(_HEADER_BYTES - 11) + b"\n")
 
 
-def _decode_all(source: Source, digests: list[str], config: DataConfig) -> Iterator[Fitted | PictureError]:
+def _decode_all(source: Source, digests: list[str], config: DataConfig) -> Generator[Fitted | PictureError, None, None]:
     def work(index: int, data: bytes | np.ndarray) -> Fitted:
         if source.kind == "folder" and isinstance(data, bytes) and digest(data) != digests[index]:
             raise DataError(f"{source.names[index]!r} changed while it was being prepared; start again")

@@ -95,8 +95,8 @@ def slug(text: str) -> str:
 def code_points(text: str) -> tuple[int, ...]:
     """Return the code points in a file name such as "1F44B-1F3FB", "0039-fe0f-20e3" or "1f3f4-e0067_e0062".
 
-    Variation selectors and the end mark of tags are dropped: packages disagree about writing them. Raises ValueError where a part is not
-    hexadecimal.
+    Variation selectors and the end mark of tags are dropped: packages disagree about writing them. Raises ValueError
+    where a part is not hexadecimal.
     """
     parts = re.split(r"[-_\s]+", text.strip())
     try:
@@ -162,7 +162,7 @@ def flips_safely(emoji: Emoji) -> bool:
     return emoji.code not in _NO_FLIP
 
 
-def is_held_out(base: str, fraction: float, seed: int) -> bool:
-    """Return whether the pictures of this base are for testing: a fixed draw by (seed, base), true for about `fraction`."""
-    digest = hashlib.blake2b(f"{seed}\n{base}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < fraction * 2**64
+def place_of(base: str, seed: int) -> float:
+    """Return a number in [0, 1) fixed by (seed, base): the pictures of the lowest bases are held out for testing."""
+    digest = hashlib.blake2b(f"{seed}\n{base}".encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "big") / 2**48

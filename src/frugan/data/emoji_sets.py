@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from frugan.data.digests import Progress
-from frugan.data.emoji import Emoji, base_code, code_of, code_points, has_skin_tone, is_held_out, slug
+from frugan.data.emoji import Emoji, base_code, code_of, code_points, has_skin_tone, place_of, slug
 from frugan.data.packages import BuildError
 
 HELD_OUT = 0.1
@@ -101,9 +101,9 @@ def make_pairs(folder: Path, openmoji: Path, *, side: int, seed: int, tell: Prog
     for number, drawing in enumerate(drawings):
         part = _part(drawing, seed)
         line_art = render(openmoji / "black" / "svg" / f"{drawing.stem}.svg", side).convert("L")
-        line_art.save(folder / part / "source" / drawing.file, optimize=True)
+        line_art.save(folder / part / "source" / drawing.file)
         colour = render(openmoji / "color" / "svg" / f"{drawing.stem}.svg", side)
-        colour.save(folder / part / "target" / drawing.file, optimize=True)
+        colour.save(folder / part / "target" / drawing.file)
         counts[part] += 1
         tell(number + 1, len(drawings), "drawing pairs")
     return counts
@@ -127,9 +127,9 @@ def make_domains(folder: Path, openmoji: Path, fluent: Path, *, side: int, seed:
         numbers_a, numbers_b = _shuffled(len(chosen), draw), _shuffled(len(chosen), draw)
         for drawing, number_a, number_b in zip(chosen, numbers_a, numbers_b, strict=True):
             name_a, name_b = f"{part}A/{number_a:05d}.png", f"{part}B/{number_b:05d}.png"
-            render(openmoji / "color" / "svg" / f"{drawing.stem}.svg", side).save(folder / name_a, optimize=True)
+            render(openmoji / "color" / "svg" / f"{drawing.stem}.svg", side).save(folder / name_a)
             with Image.open(pictures[drawing.emoji.code]) as picture:
-                _fit(on_white(picture), side).save(folder / name_b, optimize=True)
+                _fit(on_white(picture), side).save(folder / name_b)
             rows.append({"a": name_a, "b": name_b, "code": drawing.emoji.code, "name": drawing.emoji.name})
             counts[part] += 1
             tell(counts["train"] + counts["test"], len(shared), "drawing two domains")
@@ -139,7 +139,7 @@ def make_domains(folder: Path, openmoji: Path, fluent: Path, *, side: int, seed:
 
 
 def _part(drawing: Drawing, seed: int) -> str:
-    return "test" if is_held_out(drawing.base, HELD_OUT, seed) else "train"
+    return "test" if place_of(drawing.base, seed) < HELD_OUT else "train"
 
 
 def _shuffled(count: int, draw: random.Random) -> list[int]:

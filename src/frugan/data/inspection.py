@@ -1,6 +1,7 @@
 """What is in a source of pictures: sizes, kinds, classes, unreadable files, duplicates, a sheet to look at."""
 
 import collections
+import contextlib
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,16 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from frugan.data.digests import Progress
-from frugan.data.pictures import DataConfig, Labels, Part, PictureError, decode_picture, fit_picture, open_picture
+from frugan.data.pictures import (
+    DataConfig,
+    Decoded,
+    Labels,
+    Part,
+    PictureError,
+    decode_picture,
+    fit_picture,
+    open_picture,
+)
 from frugan.data.sources import Source, choose, no_pictures, open_source, read_all
 from frugan.data.write import grid, labelled_grid
 
@@ -48,8 +58,8 @@ class Report:
     """What `inspect` found; `text()` and `pictures()` show it, `frugan.data.recommend` draws the conclusions.
 
     `names`: the readable pictures, and in the same order `sizes`: (width, height) as they are seen, upright. `modes`
-    (in words), `formats`, `classes`: how many pictures of each. `num_transparent`, `num_grey`: pictures that really have
-    transparent parts, or no colour. `exact`: groups of pictures with the same pixels; `near`: groups that look the same
+    (in words), `formats`, `classes`: how many pictures of each. `num_transparent`, `num_grey`: pictures that really
+    have transparent parts, or no colour. `exact`: groups of pictures with the same pixels; `near`: groups that look the same
     (recompressed, resized, slightly toned), the first of each standing for it; None where not looked for. `skipped`,
     `ignored`, `notes`, `has_glyphs`: as in `Source`. `num_left_out`: pictures not looked at because of a limit.
     """
@@ -187,7 +197,7 @@ class _Seen:
 
 
 def inspect(
-    source: str | Path,
+    source: str | Path | Source,
     labels: Labels = "auto",
     part: Part = "train",
     limit: int | None = None,
@@ -201,7 +211,7 @@ def inspect(
     square) from those of the first picture of the group; mirrored and cropped copies are not found.
     Raises: DataError if there is nothing that can be read.
     """
-    with open_source(source, labels, part) as opened:
+    with source if isinstance(source, Source) else open_source(source, labels, part) as opened:
         chosen = choose(opened, limit, seed)
         found = _look_at_all(chosen, progress or (lambda done, total, text: None))
         seen = {index: item for index, item in found.items() if isinstance(item, _Seen)}
@@ -247,9 +257,10 @@ def _look_at_all(source: Source, tell: Progress) -> dict[int, _Seen | PictureErr
         return _look(data, with_thumb=index in wanted)
 
     found: dict[int, _Seen | PictureError] = {}
-    for index, item in enumerate(read_all(source, look)):
-        found[index] = item
-        tell(index + 1, total, "looking at pictures")
+    with contextlib.closing(read_all(source, look)) as results:
+        for index, item in enumerate(results):
+            found[index] = item
+            tell(index + 1, total, "looking at pictures")
     return found
 
 
@@ -268,7 +279,7 @@ def _thumb_indices(source: Source) -> set[int]:
 def _look(data: bytes | np.ndarray, with_thumb: bool) -> _Seen:
     opened = open_picture(data)
     mode = opened.mode
-    image = decode_picture(opened)
+    image = decode_picture(opened).image
     is_transparent = image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -285,7 +296,7 @@ def _look(data: bytes | np.ndarray, with_thumb: bool) -> _Seen:
         is_grey=is_grey or _has_no_colour(image),
         digest=digest.digest(),
         sketch=sketch,
-        thumb=fit_picture(image, _LOOK).pixels if with_thumb else None,
+        thumb=fit_picture(Decoded(image, image.size, (0, 0, *image.size)), _LOOK).pixels if with_thumb else None,
     )
 
 

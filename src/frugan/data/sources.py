@@ -1,6 +1,7 @@
 """Where pictures come from: folders, zip files, sets in fixed layouts; listed with their labels, read one by one."""
 
 import collections
+import contextlib
 import dataclasses
 import difflib
 import lzma
@@ -9,7 +10,7 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -91,9 +92,13 @@ def open_source(path: str | Path, labels: Labels = "auto", part: Part = "train")
     `labels`, `part`: as in `DataConfig`. Raises: DataError if there is nothing there that can become a set.
     """
     place = Path(path).expanduser()
-    if not place.exists():
+    if not os.path.lexists(place):
         raise DataError(f"there is no {str(place)!r}{_nearest(place)}")
-    found = open_arrays(place, part)
+    try:
+        place.stat()
+        found = open_arrays(place, part)
+    except OSError as error:
+        raise DataError(f"{str(place)!r} cannot be read: {error.strerror}") from None
     if found is not None:
         return _array_source(place, found, labels)
     if place.is_dir():
@@ -109,10 +114,12 @@ def open_source(path: str | Path, labels: Labels = "auto", part: Part = "train")
 def _nearest(place: Path) -> str:
     """ "; did you mean ...?": the existing path nearest to a missing one, or how far the path exists."""
     parent = place.absolute().parent
-    missing = place.name
+    missing, names = place.name, []
     while not parent.is_dir():
         parent, missing = parent.parent, parent.name
-    close = difflib.get_close_matches(missing, [entry.name for entry in parent.iterdir()], n=1, cutoff=0.6)
+    with contextlib.suppress(OSError):
+        names = [entry.name for entry in parent.iterdir()]
+    close = difflib.get_close_matches(missing, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {str(parent / close[0])!r}?"
     return f" ({str(parent)!r} exists and holds nothing of a name like {missing!r})"
@@ -303,10 +310,11 @@ def no_pictures(source: Source, skipped: Sequence[tuple[str, str]]) -> DataError
     return DataError(f"no usable picture in {str(source.path)!r} ({detail})")
 
 
-def read_all(source: Source, work: Callable[[int, bytes | np.ndarray], T]) -> Iterator[T | PictureError]:
+def read_all(source: Source, work: Callable[[int, bytes | np.ndarray], T]) -> Generator[T | PictureError, None, None]:
     """work(index, bytes or pixels) for every picture in order, in threads, a little ahead; the reason where it failed.
 
-    Raises: DataError if the file system fails (a single bad file does not), and what `work` raises but PictureError.
+    Close it when done (`contextlib.closing`), so that an error elsewhere leaves no thread waiting.
+    Raises: DataError if the file system fails (a bad picture is no reason), and what `work` raises but PictureError.
     """
 
     def one(index: int) -> T | PictureError:

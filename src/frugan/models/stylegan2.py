@@ -208,22 +208,22 @@ class SynthesisLayer(nn.Module):
         gain: float = 1.0,
     ) -> Float[Tensor, "N num_out H_out W_out"]:
         """The first `num_out` channels, times `gain`, in the dtype of `x`, whose channels lead this layer's inputs."""
-        styles = self.affine(w, x.shape[1])
         total = gain * math.sqrt(2)
         x = modulated_conv2d(
             x,
             leading(self.weight, num_out, x.shape[1]),
-            styles,
+            self.affine(w, x.shape[1]),
+            leading(self.bias, num_out) * total,
             fir=self.fir,
             up=self.up,
             padding=1,
             flip_weight=self.up == 1,
             gain=total,
         )
-        shift = (leading(self.bias, num_out) * total)[None, :, None, None]
+        # In place: these features are nobody else's, and no derivative needs them as they were.
         if noise is not None:
-            shift = shift + noise * (self.noise_strength * total)
-        x = F.leaky_relu(x + shift.to(x.dtype), SLOPE)
+            x = x.add_((noise * (self.noise_strength * total)).to(x.dtype))
+        x = F.leaky_relu_(x, SLOPE)
         return x if self.clamp is None else x.clamp(-self.clamp * gain, self.clamp * gain)
 
 
@@ -240,8 +240,8 @@ class ToRGB(nn.Module):
     def forward(self, x: Float[Tensor, "N C H W"], w: Float[Tensor, "N w_dim"]) -> Float[Tensor, "N channels H W"]:
         """An image in the dtype of `w`. The style's gain is that of all inputs, also where fewer run."""
         styles = self.affine(w, x.shape[1]) * (1 / math.sqrt(self.weight.shape[1]))
-        x = modulated_conv2d(x, leading(self.weight, None, x.shape[1]), styles, demodulate=False)
-        return bias_act(x, self.bias, clamp=self.clamp).to(w.dtype)
+        x = modulated_conv2d(x, leading(self.weight, None, x.shape[1]), styles, self.bias, demodulate=False)
+        return bias_act(x, clamp=self.clamp).to(w.dtype)
 
 
 class SynthesisBlock(nn.Module):

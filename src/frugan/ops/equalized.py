@@ -130,7 +130,7 @@ class EqualizedConv2d(nn.Module):
         *,
         fir: Float[Tensor, " taps"],
         bias: bool = True,
-        activation: Activation = "linear",
+        activation: Literal["linear", "lrelu"] = "linear",
         up: int = 1,
         down: int = 1,
         clamp: float | None = None,
@@ -139,7 +139,7 @@ class EqualizedConv2d(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.register_buffer("fir", fir, persistent=False)
-        self.activation: Activation = activation
+        self.activation: Literal["linear", "lrelu"] = activation
         self.up = up
         self.down = down
         self.clamp = clamp
@@ -167,4 +167,7 @@ class EqualizedConv2d(nn.Module):
             padding=self.weight.shape[2] // 2,
             flip_weight=self.up == 1,
         )
-        return bias_act(x, activation=self.activation, gain=1, clamp=clamp)
+        if self.activation == "lrelu":
+            # In place: the features are nobody else's, and the derivative takes their sign from the result.
+            x = F.leaky_relu_(x, SLOPE)
+        return x if clamp is None else x.clamp(-clamp, clamp)

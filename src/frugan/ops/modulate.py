@@ -32,7 +32,7 @@ def demodulation(
     weight: Float[Tensor, "C_out C_in rows columns"], styles: Float[Tensor, "N C_in"]
 ) -> Float[Tensor, "N C_out"]:
     """The factors 1 / sqrt(sum (W s)^2 + 1e-8) by sample and output channel."""
-    energy = weight.square().sum(dim=[2, 3])
+    energy = weight.square().flatten(2).sum(dim=2)
     return (styles.square() @ energy.t() + EPS).rsqrt()
 
 
@@ -40,6 +40,7 @@ def modulated_conv2d(
     x: Float[Tensor, "N C_in H W"],
     weight: Float[Tensor, "C_out C_in rows columns"],
     styles: Float[Tensor, "N C_in"],
+    bias: Float[Tensor, " C_out"] | None = None,
     *,
     demodulate: bool = True,
     fir: Taps | None = None,
@@ -48,25 +49,28 @@ def modulated_conv2d(
     flip_weight: bool = True,
     gain: float | int = 1,
 ) -> Float[Tensor, "N C_out H_out W_out"]:
-    """The features convolved with each sample's own weights, times `gain`, in the dtype of `x`.
+    """The features convolved with each sample's own weights, times `gain`, plus `bias`, in the dtype of `x`.
 
-    Weights and styles come in float32 and are cast on use. Runs as features * style, one convolution, * demodulation:
-    no per-sample weights, and any batch size in an exported graph.
+    Weights, styles and bias come in float32 and are cast on use. Runs as features * style, one convolution,
+    * demodulation: no per-sample weights, and any batch size in an exported graph.
     """
     if demodulate and x.dtype == torch.float16:
         weight, styles = _half_safe(weight, styles)
     x = x * styles.to(x.dtype)[:, :, None, None]
-    scale = demodulation(weight, styles) * gain if demodulate else None
-    if scale is None and gain != 1:
-        weight = weight * gain
+    bias = None if bias is None else bias.to(x.dtype)
+    if not demodulate:
+        weight = (weight if gain == 1 else weight * gain).to(x.dtype)
+        return conv2d_resample(x, weight, bias, fir=fir, up=up, padding=padding, flip_weight=flip_weight)
+    scale = (demodulation(weight, styles) * gain).to(x.dtype)[:, :, None, None]
     x = conv2d_resample(x, weight.to(x.dtype), fir=fir, up=up, padding=padding, flip_weight=flip_weight)
-    return x if scale is None else x * scale.to(x.dtype)[:, :, None, None]
+    return x * scale if bias is None else torch.addcmul(bias[:, None, None], x, scale)
 
 
 def modulated_conv2d_grouped(
     x: Float[Tensor, "N C_in H W"],
     weight: Float[Tensor, "C_out C_in rows columns"],
     styles: Float[Tensor, "N C_in"],
+    bias: Float[Tensor, " C_out"] | None = None,
     *,
     demodulate: bool = True,
     fir: Taps | None = None,
@@ -87,4 +91,5 @@ def modulated_conv2d_grouped(
     x = conv2d_resample(
         x.reshape(1, n * c_in, h, w), weights, fir=fir, up=up, padding=padding, groups=n, flip_weight=flip_weight
     )
-    return x.reshape(n, c_out, *x.shape[2:])
+    x = x.reshape(n, c_out, *x.shape[2:])
+    return x if bias is None else x + bias.to(x.dtype)[:, None, None]

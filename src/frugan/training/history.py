@@ -182,4 +182,5 @@ def spread(count: int, most: int) -> list[int]:
     """At most `most` of the indices 0 .. count - 1 with both ends, denser at the start: early pictures change fast."""
     if count <= most:
         return list(range(count))
-    return sorted({round((count - 1) * (step / (most - 1)) ** 1.5) for step in range(most)})
+    power = min(1.5, math.log(count - 1) / math.log(most - 1))  # the first step is at least 1
+    return sorted({round((count - 1) * (step / (most - 1)) ** power) for step in range(most)})

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from frugan.training.summary import Run, duration, hints, next_commands, read_ru
 MAX_STILLS = 24
 FILM_WIDTH, FILM_FRAMES = 480, 60
 _STILL_BYTES = 80_000  # 24 of them, coded as text, stay below 3 MB
-_WIDTHS = (720, 560, 440, 320, 200, 100)
+_STILL_WIDTH = 720
 _MAX_EVENTS = 100
 _MAX_CHARTS, _MAX_LINES = 24, 12
 
@@ -60,16 +61,15 @@ def _small(path: Path, limit: int = _STILL_BYTES) -> str | None:
     image = _read(path)
     if image is None:
         return None
-    data = b""
-    for width in _WIDTHS:
-        if width != _WIDTHS[0] and image.width <= width:
-            continue
-        image.thumbnail((width, 4 * width), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    width, data = _STILL_WIDTH, b""
+    for _ in range(5):
+        image.thumbnail((width, 2 * _STILL_WIDTH), Image.Resampling.LANCZOS, reducing_gap=2.0)
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=82, method=2)
         data = buffer.getvalue()
         if len(data) <= limit:
             break
+        width = max(int(image.width * 0.9 * math.sqrt(limit / len(data))), 1)
     return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 

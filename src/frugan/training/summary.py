@@ -73,7 +73,7 @@ def _state(history: History, log: Path) -> str:
     return "in progress" if quiet < _QUIET_SECONDS else "interrupted"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """A length of time in words: 45 s, 12 min, 2 h 05 min, 3 d 4 h."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"

@@ -1,0 +1,135 @@
+"""`frugan data`: look at pictures, see augmentations, build known sets."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from frugan.cli import parse
+from frugan.cli.tell import Teller
+
+
+def inspect(pictures: str, /, *, out: Path | None = None, limit: int | None = None) -> None:
+    """What is in a folder, zip or set: sizes, kinds, classes, broken files, duplicates; and what suits it.
+
+    Parameters
+    ----------
+    pictures
+        A folder, a zip, CIFAR or MNIST files, or demo:faces, demo:animals, demo:emoji.
+    out
+        A folder for the contact sheet and the histogram; by default NAME-inspection beside you.
+    limit
+        Look at so many pictures, chosen at random.
+    """
+    from frugan.data import inspect as look
+    from frugan.data import recommend, write
+
+    report = look(parse.source(pictures), limit=limit, progress=Teller().progress)
+    print(report.text())
+    print("what suits them")
+    advice = recommend(report)
+    for reason in advice.reasons:
+        print(f"  {reason}")
+    name = pictures.removeprefix("demo:") if pictures.startswith("demo:") else Path(pictures).resolve().stem
+    folder = out or Path(f"{name}-inspection")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in report.pictures().items():
+        write.save_png(folder / f"{name}.png", picture)
+        print(f"drawn: {folder / f'{name}.png'}")
+
+
+def augment_sheet(
+    pictures: str = "demo:faces",
+    /,
+    *,
+    policy: str = "color,translation,cutout",
+    out: Path = Path("augment-sheet.png"),
+    resolution: int = 64,
+    seed: int = 0,
+) -> None:
+    """Draw what an augmentation policy does to pictures: each operation alone, then all of them.
+
+    Parameters
+    ----------
+    pictures
+        As for `frugan train`.
+    policy
+        Operations in order: color (brightness, saturation, contrast), translation, cutout, upscale.
+    out
+        The picture to write.
+    resolution
+        Pixels per side.
+    seed
+        Another seed, other random numbers.
+    """
+    import torch
+
+    from frugan.augment.diffaugment import DiffAugmentConfig, diffaugment, draw, one_by_one
+    from frugan.data import DataConfig, prepare, to_float, to_uint8, write
+
+    config = DiffAugmentConfig(policy=policy)
+    dataset = prepare(parse.source(pictures), DataConfig(resolution=resolution), Teller().progress)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(dataset), generator=generator)[:8].tolist()
+    images = to_float(dataset.batch(chosen))
+    draws = draw(config, lambda *shape: torch.rand(len(images), *shape, generator=generator), resolution, resolution)
+    rows = [("as they are", to_uint8(images))]
+    rows += [(name, to_uint8(changed)) for name, changed in one_by_one(images, config, draws)]
+    rows.append(("all of them", to_uint8(diffaugment(images, config, draws))))
+    write.save_png(out, write.labelled_grid(rows))
+    print(f"drawn: {out}")
+
+
+def sets() -> None:
+    """The bundled sets, and those that `frugan data build` makes."""
+    from frugan.data.build import BUILD_SETS
+    from frugan.data.demo import DEMO_SETS
+
+    print("bundled:")
+    for name, demo in DEMO_SETS.items():
+        print(f"  demo:{name:<15} {demo.count:>6}  {demo.description}; {demo.licence}")
+    print("built by `frugan data build NAME`:")
+    for name, chosen in BUILD_SETS.items():
+        print(f"  {name:<20}         {chosen.description}; {chosen.licence}")
+
+
+def build(
+    name: str,
+    /,
+    *,
+    out: Path | None = None,
+    size: int | None = None,
+    scenes: int | None = None,
+    seed: int | None = None,
+    packages: Annotated[Path | None, Parameter(help="A folder with the packages, if they cannot be fetched.")] = None,
+) -> None:
+    """Build a known set from its packages, checked and with its credits.
+
+    Parameters
+    ----------
+    name
+        One of `frugan data sets`.
+    out
+        The folder to make; by default sets/NAME.
+    size
+        Pixels per side, where the set lets one choose.
+    scenes
+        How many training scenes (emoji-scenes).
+    seed
+        Of the split and the scenes.
+    """
+    from frugan.data.build import build as build_set
+
+    teller = Teller(plain_seconds=5)
+    built = build_set(
+        name,
+        out or Path("sets") / name,
+        size=size,
+        scenes=scenes,
+        seed=seed,
+        progress=teller.progress,
+        packages=packages,
+    )
+    what = "built" if built.is_new else "already built"
+    counts = ", ".join(f"{key} {count:,}" for key, count in built.counts.items())
+    teller.say(f"{what}: {built.folder} ({counts}); see CREDITS.md there")

@@ -1,0 +1,84 @@
+"""`frugan info` and `frugan recipes`: what is known about a model, and what recipes say."""
+
+from typing import Any
+
+
+def info(model: str, /) -> None:
+    """Tell what a run or a model is: pictures, size, images seen, scores, licence.
+
+    Parameters
+    ----------
+    model
+        demo, a run folder or a checkpoint.
+    """
+    from frugan.cli.tell import words
+    from frugan.model import find, load
+
+    folder = find(model)
+    loaded = load(model)
+    facts, data = loaded.info, loaded.info.get("data") or {}
+    rows: list[tuple[str, Any]] = [
+        ("model", folder),
+        ("hash", loaded.hash),
+        ("pictures", f"{loaded.resolution} px, {loaded.generator.config.channels} channels"),
+        ("classes", ", ".join(loaded.class_names) or "none"),
+        ("recipe", facts.get("recipe")),
+        ("images seen", f"{facts.get('images_seen', 0):,}"),
+        ("time", words(facts.get("seconds", 0.0))),
+        ("trained on", f"{data.get('count')} pictures from {data.get('source') or 'memory'}" if data else None),
+        ("licence", data.get("licence")),
+        ("continued from", facts.get("parent")),
+        ("generator", f"{_count(loaded.generator):,} parameters"),
+        ("discriminator", f"{_count(loaded.discriminator):,} parameters" if loaded.discriminator else "not stored"),
+    ]
+    rows += [(name, f"{value:.3f}") for name, value in (facts.get("scores") or {}).items()]
+    for name, value in rows:
+        if value is not None:
+            print(f"{name:>15}  {value}")
+
+
+def _count(net: Any) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def list_recipes() -> None:
+    """All recipes, a line each."""
+    from frugan.recipes import RECIPES
+
+    width = max(len(name) for name in RECIPES)
+    for name, recipe in RECIPES.items():
+        print(f"{name:<{width}}  {(recipe.__doc__ or '').strip().splitlines()[0]}")
+
+
+def show_recipe(name: str, /) -> None:
+    """One recipe: what it is, where its numbers come from, and every setting."""
+    import yaml
+
+    from frugan.config import to_dict
+
+    function = _function(name)
+    print("\n".join(f"# {line.strip()}" for line in (function.__doc__ or "").strip().splitlines()))
+    print(yaml.safe_dump(to_dict(function()), sort_keys=False, width=110), end="")
+
+
+def diff_recipes(first: str, second: str, /) -> None:
+    """In what two recipes differ."""
+    from frugan.config import differences
+
+    found = differences(_function(first)(), _function(second)())
+    width = max((len(path) for path, _, _ in found), default=0)
+    for path, old, new in found:
+        print(f"{path:<{width}}  {_shown(old)} -> {_shown(new)}")
+
+
+def _shown(value: Any) -> str:
+    return "(absent)" if value is ... else repr(value)
+
+
+def _function(name: str) -> Any:
+    from frugan.config import suggest
+    from frugan.recipes import RECIPES
+
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}{suggest(name, RECIPES)}")
+    return RECIPES[name]

@@ -1,0 +1,83 @@
+"""What a person sees while something takes its time: a live line in a terminal, plain lines elsewhere."""
+
+import os
+import sys
+import time
+from typing import Any
+
+
+class Teller:
+    """Prints progress, status lines and events; in a terminal the newest status overwrites the last one."""
+
+    def __init__(self, plain_seconds: float = 15.0) -> None:
+        self._silent = os.environ.get("RANK", "0") != "0"  # one process of several speaks
+        self._live = sys.stdout.isatty()
+        self._next_plain = 0.0
+        self._plain_seconds = plain_seconds
+        self._width = 0
+        self._left: tuple[float, int] | None = None
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self._silent:
+            return
+        self._clear()
+        print(text, flush=True)
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """How far some preparation is."""
+        if total > 0:
+            self._show(f"{text}: {done:,} of {total:,}", is_last=done >= total)
+
+    def training(self, line: dict[str, Any]) -> None:
+        """A status line or an event of a training."""
+        if "event" in line:
+            self.say(line["text"])
+        elif "grid" in line:
+            scores = ", ".join(f"{name} {value:.1f}" for name, value in line["scores"].items())
+            self.say(f"{line['images_seen']:>9,} images  {scores}  {line['grid']}")
+        elif "losses" in line:
+            self._show(_status(line), is_last=line["images_seen"] >= line["total_images"])
+
+    def _show(self, text: str, is_last: bool) -> None:
+        if self._silent:
+            return
+        if self._live:
+            self._clear()
+            print(text, end="", flush=True)
+            self._width = len(text)
+        elif time.monotonic() >= self._next_plain or is_last:
+            print(text, flush=True)
+            self._next_plain = time.monotonic() + self._plain_seconds
+
+    def _clear(self) -> None:
+        if self._live and self._width:
+            print("\r" + " " * self._width + "\r", end="")
+            self._width = 0
+
+
+def _status(line: dict[str, Any]) -> str:
+    seen, total = line["images_seen"], line["total_images"]
+    speed = max(line["images_per_second"], 1e-9)
+    losses = "  ".join(
+        f"{name.removesuffix('/loss')} {value:.2f}"
+        for name, value in line["losses"].items()
+        if name.endswith("/loss") and value is not None
+    )
+    sign = line["stats"].get("real_sign")
+    sign_text = "" if sign is None else f"  D(real) {sign:+.2f}"
+    return (
+        f"{seen:>9,} of {total:,} images  {seen / max(total, 1):4.0%}  {speed:.1f} img/s  "
+        f"{words((total - seen) / speed)} left  {losses}{sign_text}  {line['memory_mb']} MB"
+    )
+
+
+def words(seconds: float) -> str:
+    """A time in words: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

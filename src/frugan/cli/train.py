@@ -1,0 +1,319 @@
+"""`frugan train`: from a folder of pictures to a run folder."""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from frugan.cli import parse
+from frugan.cli.tell import Teller
+
+if TYPE_CHECKING:
+    from frugan.data import DataConfig, Source
+    from frugan.model import Model
+    from frugan.training.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the user asked for about the recipe; None and empty where nothing was said."""
+
+    recipe: str | None = None
+    config: Path | None = None
+    resolution: int | None = None
+    images: str | None = None
+    budget: str | None = None
+    parent: str | None = None
+    augment: str | None = None
+    batch: int | None = None
+    seed: int | None = None
+    flip: bool | None = None
+    channels: int | None = None
+    labels: bool | None = None
+    settings: tuple[str, ...] = ()
+
+
+def train(
+    pictures: str,
+    /,
+    *,
+    out: Path | None = None,
+    recipe: str | None = None,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
+    budget: str | None = None,
+    images: str | None = None,
+    resolution: int | None = None,
+    augment: str | None = None,
+    flip: bool | None = None,
+    channels: int | None = None,
+    labels: bool | None = None,
+    batch: int | None = None,
+    seed: int | None = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    config: Path | None = None,
+    device: str = "auto",
+    licence: str | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+) -> None:
+    """Turn a folder of pictures into a generator. The same command goes on with a run that was stopped.
+
+    Parameters
+    ----------
+    pictures
+        A folder (sub-folders are classes), a zip, CIFAR or MNIST files, or demo:faces, demo:animals, demo:emoji.
+    out
+        The run folder; by default runs/NAME OF THE PICTURES.
+    recipe
+        A recipe's name (see `frugan recipes list`); by default one is chosen, with reasons.
+    from_
+        A model to continue from: demo, a run or a checkpoint.
+    budget
+        The time you have, such as 30min or 8h: size and length are planned from the speed measured here.
+    images
+        How many images to see, such as 200k; +200k extends a finished run.
+    resolution
+        Pixels per side, a power of two.
+    augment
+        DiffAugment policy such as color,translation,cutout; none switches it off.
+    flip
+        Whether pictures may be mirrored (never for writing or flags).
+    channels
+        1 (grey), 3 (colour) or 4 (colour and transparency).
+    labels
+        --no-labels ignores classes.
+    batch
+        Images per step.
+    seed
+        Every random choice follows from it.
+    set_
+        Any other setting, as path=value, such as task.r1.gamma=1; may be repeated.
+    config
+        A recipe.json of another run to repeat.
+    device
+        auto, cpu, cuda or cuda:1.
+    licence
+        The licence of the pictures, noted in the model card.
+    dry_run
+        Say what would be done, with every setting, and stop.
+    force
+        Go on although settings or pictures have changed.
+    """
+    wishes = Wishes(
+        recipe=recipe,
+        config=config,
+        resolution=resolution,
+        images=images,
+        budget=budget,
+        parent=from_,
+        augment=augment,
+        batch=batch,
+        seed=seed,
+        flip=flip,
+        channels=channels,
+        labels=labels,
+        settings=tuple(set_ or ()),
+    )
+    place = out or Path("runs") / _name(pictures)
+    run(place, pictures, wishes, Teller(), device=device, licence=licence, dry_run=dry_run, force=force)
+
+
+def _name(pictures: str) -> str:
+    if pictures.startswith("demo:"):
+        return pictures.removeprefix("demo:")
+    return Path(pictures).expanduser().resolve().stem or "pictures"
+
+
+def run(
+    place: Path,
+    pictures: str,
+    wishes: Wishes,
+    teller: Teller,
+    *,
+    device: str = "auto",
+    licence: str | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+) -> None:
+    """Begin the training in the folder `place`, or go on with it, telling what happens."""
+    import torch
+
+    from frugan.data import prepare
+    from frugan.training.folder import RunFolder
+    from frugan.training.run import Start, fit
+    from frugan.training.run import train as train_run
+
+    folder = RunFolder(place)
+    source = parse.source(pictures)
+    if folder.exists:
+        recipe = _wished_again(folder, wishes)
+    else:
+        kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        recipe = _wished(source, wishes, torch.device(kind), teller)
+    data = {name: prepare(source, config, teller.progress) for name, config in recipe.data.items()}
+    recipe = _with_settings(fit(recipe, data), wishes)
+    if dry_run:
+        _print_plan(recipe)
+        return
+    if not folder.exists:
+        for reason in recipe.reasons:
+            teller.say(f"  {reason}")
+    teller.say(_heading(recipe, place, {name: len(dataset) for name, dataset in data.items()}))
+    outcome = train_run(
+        place,
+        recipe,
+        data,
+        Start(
+            parent=wishes.parent,
+            device=device,
+            force=force,
+            command=shlex.join(["frugan", *sys.argv[1:]]),
+            licence=licence,
+            tell=teller.training,
+        ),
+    )
+    if outcome.reason == "already finished":
+        teller.say(
+            f"this run is finished: {outcome.images_seen:,} images were seen. `--images +100k` goes on, "
+            f"`frugan sample {shlex.quote(str(place))}` draws from it"
+        )
+        return
+    teller.say(f"report: {place / 'report.html'}")
+    teller.say(f"next:   frugan sample {shlex.quote(str(place))} --seeds 0-63 --psi 0.7 --out samples")
+    if outcome.reason == "stopped":
+        sys.exit(130)
+
+
+def _heading(recipe: "Recipe", run: Path, counts: dict[str, int]) -> str:
+    config = next(iter(recipe.data.values()))
+    one = len(counts) == 1
+    pictures = ", ".join(f"{count:,} {'pictures' if one else name}" for name, count in counts.items())
+    training = recipe.training
+    size = f"{config.resolution} px, batch {training.batch}"
+    return f"{recipe.name}: {pictures}, {size}, to {training.total_images:,} images, in {run}"
+
+
+def _wished_again(folder: object, wishes: Wishes) -> "Recipe":
+    """The recipe of a run that was begun, with the settings asked for now put in (a difference is refused later)."""
+    import dataclasses
+
+    from frugan import checkpoint
+    from frugan.training.folder import RunError, RunFolder
+
+    assert isinstance(folder, RunFolder)
+    recipe = folder.read_recipe()
+    if wishes.recipe is not None and wishes.recipe not in (recipe.name, "auto"):
+        begun = f"{folder.path} was begun with the recipe {recipe.name!r}"
+        raise RunError(f"{begun}; use another --out for {wishes.recipe!r}")
+    recipe = _put_in(recipe, wishes)
+    if wishes.images is None:
+        return recipe
+    number, is_more = parse.images(wishes.images)
+    total = recipe.training.total_images
+    if is_more:
+        found = checkpoint.list_checkpoints(folder.checkpoints)
+        is_finished = bool(found) and int(found[-1].name) >= total
+        number = total + number if is_finished else total
+    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, total_images=number))
+
+
+def _wished(source: "Path | Source", wishes: Wishes, device: object, teller: Teller) -> "Recipe":
+    """The recipe for a new run: named, read from a file, or chosen from the pictures."""
+    import dataclasses
+    import json
+
+    import torch
+
+    from frugan.config import from_dict, suggest
+    from frugan.data import inspect, recommend
+    from frugan.model import load
+    from frugan.recipes import RECIPES, auto
+    from frugan.training.recipe import Recipe
+
+    assert isinstance(device, torch.device)
+    parent: Model | None = load(wishes.parent) if wishes.parent is not None else None
+    if wishes.config is not None:
+        recipe = from_dict(Recipe, json.loads(wishes.config.read_bytes()))
+    elif wishes.recipe not in (None, "auto"):
+        if wishes.recipe not in RECIPES:
+            raise ValueError(f"there is no recipe {wishes.recipe!r}{suggest(str(wishes.recipe), RECIPES)}")
+        recipe = RECIPES[str(wishes.recipe)]()
+        if parent is not None:
+            recipe = _of_parent(recipe, parent)
+    else:
+        advice = recommend(inspect(source, limit=2_000, progress=teller.progress))
+        seconds = None if wishes.budget is None else parse.duration(wishes.budget)
+        recipe = auto.choose(advice, device, resolution=wishes.resolution, budget_seconds=seconds, parent=parent)
+    recipe = _put_in(recipe, wishes)
+    if wishes.images is not None:
+        number, _ = parse.images(wishes.images)
+        recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, total_images=number))
+    return recipe
+
+
+def _of_parent(recipe: "Recipe", parent: "Model") -> "Recipe":
+    """A named recipe with the parent's networks."""
+    import dataclasses
+
+    from frugan.models.stylegan2 import Discriminator
+
+    generator = parent.generator.config
+    task = dataclasses.replace(recipe.task, generator=generator)
+    if isinstance(parent.discriminator, Discriminator):
+        task = dataclasses.replace(task, discriminator=parent.discriminator.config)
+    size = {"resolution": generator.resolution, "channels": generator.channels}
+    images = dataclasses.replace(recipe.data["images"], **size)  # type: ignore[arg-type]
+    return dataclasses.replace(recipe, task=task, data={"images": images})
+
+
+def _put_in(recipe: "Recipe", wishes: Wishes) -> "Recipe":
+    """The recipe with the flags about pictures and training put in."""
+    import dataclasses
+
+    from frugan.augment.diffaugment import DiffAugmentConfig
+
+    changes: dict[str, object] = {}
+    if wishes.resolution is not None:
+        changes["resolution"] = wishes.resolution
+    if wishes.channels is not None:
+        changes["channels"] = wishes.channels
+    if wishes.flip is not None:
+        changes["flip"] = "on" if wishes.flip else "off"
+    if wishes.labels is not None:
+        changes["labels"] = "auto" if wishes.labels else "none"
+    data: dict[str, DataConfig] = {
+        name: dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+        for name, config in recipe.data.items()
+    }
+    training = recipe.training
+    if wishes.batch is not None:
+        training = dataclasses.replace(training, batch=wishes.batch)
+    if wishes.seed is not None:
+        training = dataclasses.replace(training, seed=wishes.seed)
+    task = recipe.task
+    if wishes.augment is not None:
+        augment = None if wishes.augment == "none" else DiffAugmentConfig(policy=wishes.augment)
+        task = dataclasses.replace(task, augment=augment)
+    return dataclasses.replace(recipe, data=data, training=training, task=task)
+
+
+def _with_settings(recipe: "Recipe", wishes: Wishes) -> "Recipe":
+    from frugan.config import override
+
+    for setting in wishes.settings:
+        path, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set needs path=value, got {setting!r}")
+        recipe = override(recipe, path.strip(), value.strip())
+    return recipe
+
+
+def _print_plan(recipe: "Recipe") -> None:
+    import yaml
+
+    from frugan.config import to_dict
+
+    print(yaml.safe_dump(to_dict(recipe), sort_keys=False, width=110), end="")
