@@ -1,8 +1,8 @@
 """The one place that knows our format on disk: a folder of safetensors files and one `checkpoint.json`.
 
 A checkpoint folder appears whole or not at all: it is written under another name, flushed to disk and renamed. The
-JSON file holds a schema number and the size and SHA-256 of every tensor file, so that damage is found before anything
-is used. Nothing in a checkpoint is ever executed.
+JSON file holds a schema number, the size and SHA-256 of every tensor file, and its own SHA-256, so that damage is found
+before anything is used. Nothing in a checkpoint is ever executed.
 """
 
 import contextlib
@@ -17,6 +17,8 @@ from typing import Any
 
 import safetensors.torch
 from torch import Tensor
+
+from frugan.data.write import explained
 
 SCHEMA = 1
 INDEX = "checkpoint.json"
@@ -44,9 +46,14 @@ class Checkpoint:
 def save(folder: Path, info: Info, parts: Mapping[str, Mapping[str, Tensor]], card: str | None = None) -> None:
     """Write a checkpoint folder atomically; an older folder of that name is replaced.
 
-    Raises OSError (disk full, no permission) with the former state untouched and nothing left behind.
+    Raises OutputError (an OSError: disk full, no permission) with the former state untouched and nothing left behind.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _save(folder, info, parts, card)
+
+
+def _save(folder: Path, info: Info, parts: Mapping[str, Mapping[str, Tensor]], card: str | None) -> None:
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(scratch, ignore_errors=True)
     try:
@@ -59,11 +66,18 @@ def save(folder: Path, info: Info, parts: Mapping[str, Mapping[str, Tensor]], ca
         if card is not None:
             write_durably(scratch / CARD, card.encode())
         index = {"schema": SCHEMA, "files": files, "info": info}
+        index["sha256"] = _digest(index)
         write_durably(scratch / INDEX, json.dumps(index, indent=1, allow_nan=False).encode())
         _publish(scratch, folder)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
+
+
+def _digest(index: Mapping[str, Any]) -> str:
+    """The SHA-256 of everything in the index but itself."""
+    content = {key: value for key, value in index.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -75,11 +89,15 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Give a file new contents atomically: a reader sees the old ones or the new ones, never a half."""
+    """Give a file new contents atomically: a reader sees the old ones or the new ones, never a half.
+
+    Raises OutputError (an OSError) with the old contents untouched.
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        write_durably(scratch, data)
-        scratch.replace(path)
+        with explained(path):
+            write_durably(scratch, data)
+            scratch.replace(path)
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
@@ -91,7 +109,11 @@ def _publish(scratch: Path, folder: Path) -> None:
         old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
-        scratch.rename(folder)
+        try:
+            scratch.rename(folder)
+        except BaseException:
+            old.rename(folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     else:
         scratch.rename(folder)
@@ -112,20 +134,24 @@ def read_info(folder: Path) -> Info:
     return _read_index(folder)[0]
 
 
-def _read_index(folder: Path) -> tuple[Info, dict[str, Any]]:
+def _read_index(folder: Path) -> tuple[Info, dict[str, tuple[int, str]]]:
+    """The info, and the size and SHA-256 of every part."""
     path = folder / INDEX
     try:
         index = json.loads(path.read_bytes())
         schema, files, info = index["schema"], index["files"], index["info"]
+        sizes = {name: (entry["size_bytes"], entry["sha256"]) for name, entry in files.items()}
     except FileNotFoundError:
         raise CheckpointError(f"{folder} is not a checkpoint: it has no {INDEX}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); use another checkpoint") from None
+    if index.get("sha256", _digest(index)) != _digest(index):
+        raise CheckpointError(f"{path} is not what was written (SHA-256 differs): it is damaged")
     if not isinstance(schema, int) or schema > SCHEMA:
         raise CheckpointError(f"{path} has format {schema!r}, this frugan reads up to {SCHEMA}: update frugan")
     for number in range(schema, SCHEMA):
         info = MIGRATIONS[number](info)
-    return info, files
+    return info, sizes
 
 
 def load(folder: Path, parts: Iterable[str] | None = None) -> Checkpoint:
@@ -141,14 +167,15 @@ def load(folder: Path, parts: Iterable[str] | None = None) -> Checkpoint:
     return Checkpoint(folder, info, {name: _read_part(folder / f"{name}.safetensors", files[name]) for name in wanted})
 
 
-def _read_part(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
+def _read_part(path: Path, expected: tuple[int, str]) -> dict[str, Tensor]:
+    size, digest = expected
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; use another checkpoint") from None
-    if len(data) != expected["size_bytes"]:
-        raise CheckpointError(f"{path} has {len(data)} bytes, {expected['size_bytes']} were written: it is damaged")
-    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+    if len(data) != size:
+        raise CheckpointError(f"{path} has {len(data)} bytes, {size} were written: it is damaged")
+    if hashlib.sha256(data).hexdigest() != digest:
         raise CheckpointError(f"{path} is not what was written (SHA-256 differs): it is damaged")
     return safetensors.torch.load(data)
 
@@ -160,9 +187,14 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit())
 
 
-def newest_first(folder: Path, problems: list[str]) -> Iterator[Checkpoint]:
-    """The checkpoints inside `folder` that can be read whole, newest first; `problems` gets a line for each other."""
+def newest_first(folder: Path, problems: list[str], before: int | None = None) -> Iterator[Checkpoint]:
+    """The checkpoints inside `folder` that can be read whole, newest first; `problems` gets a line for each other.
+
+    With `before` only those of fewer images seen.
+    """
     for path in reversed(list_checkpoints(folder)):
+        if before is not None and int(path.name) >= before:
+            continue
         try:
             checkpoint = load(path)
         except CheckpointError as error:
@@ -171,16 +203,16 @@ def newest_first(folder: Path, problems: list[str]) -> Iterator[Checkpoint]:
         yield checkpoint
 
 
-def clean(folder: Path, keep: int, protect: Iterable[str] = ()) -> None:
-    """Delete all but the newest `keep` checkpoints inside `folder`, and what interrupted writes left there.
+def clean(folder: Path, newest: str, keep: int, protect: Iterable[str] = ()) -> None:
+    """Delete all but `keep` checkpoints inside `folder`, counted back from `newest`, and what interrupted writes left.
 
-    The folders named in `protect` always stay.
+    The folders named in `protect` always stay, and so do those after `newest` (of another try, perhaps damaged).
     """
     for path in folder.glob(".*.part"):
         shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(".*.old"):
         shutil.rmtree(path, ignore_errors=True)
     protected = set(protect)
-    for path in list_checkpoints(folder)[:-keep]:
+    for path in [path for path in list_checkpoints(folder) if path.name <= newest][:-keep]:
         if path.name not in protected:
             shutil.rmtree(path, ignore_errors=True)

@@ -83,7 +83,7 @@ def test_every_format_is_read(picture: Any, form: str) -> None:
     options = {"lossless": True} if form == "WEBP" else {"quality": 100, "subsampling": 0} if form == "JPEG" else {}
     pixels = prepared(encode(original, form, **options))
     expected = np.asarray(original).transpose(2, 0, 1).astype(int)
-    tolerance = {"JPEG": 3, "GIF": 30}.get(form, 0)  # JPEG rounds, GIF has 256 colours
+    tolerance = {"JPEG": 5, "GIF": 30}.get(form, 0)  # JPEG rounds, GIF has 256 colours
     assert pixels.shape == (3, 16, 16)
     assert np.abs(pixels - expected).max() <= tolerance
 
@@ -282,8 +282,9 @@ def test_fast_jpeg_is_close_for_odd_sizes_and_turned_pictures(
     exif[0x0112] = orientation
     data = encode(picture(4, *size), "JPEG", quality=92, exif=exif)
     difference = np.abs(prepared(data, fit=fit).astype(int) - prepared(data, fit=fit, fast_jpeg=False))
-    assert 0 < difference.max() <= 4
-    assert difference.mean() < 0.5
+    # A reduced decode averages where LANCZOS does not; a quarter of a pixel of displacement would give 12.
+    assert 0 < difference.max() <= 6
+    assert difference.mean() < 0.6
 
 
 def test_fast_jpeg_leaves_small_pictures_alone(picture: Any) -> None:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from frugan.ops import equalized
-from frugan.ops.resample import fir_taps
+from frugan.ops.resample import fir_filter
 
 ACTIVATIONS = {
     "linear": lambda x: x,
@@ -77,7 +77,7 @@ def test_conv_is_the_scaled_convolution(activation, kernel, resample):
     from tests import reference
 
     torch.manual_seed(0)
-    fir = fir_taps([1.0, 3.0, 3.0, 1.0])
+    fir = fir_filter([1.0, 3.0, 3.0, 1.0])
     layer = equalized.EqualizedConv2d(4, 5, kernel, fir=fir, activation=activation, clamp=1.5, **resample).double()
     torch.nn.init.normal_(layer.bias)
     x = draw(2, 4, 6, 6)
@@ -97,7 +97,7 @@ def test_conv_is_the_scaled_convolution(activation, kernel, resample):
 @pytest.mark.parametrize("resample", [{}, {"up": 2}, {"down": 2}], ids=str)
 def test_conv_is_differentiable_twice(resample):
     torch.manual_seed(0)
-    fir = fir_taps([1.0, 3.0, 3.0, 1.0])
+    fir = fir_filter([1.0, 3.0, 3.0, 1.0])
     layer = equalized.EqualizedConv2d(2, 2, 3, fir=fir, activation="lrelu", **resample).double()
     x = draw(1, 2, 4, 3).requires_grad_()
 

@@ -76,7 +76,7 @@ def test_up_down_and_filter_paddings(name, size):
 
 
 def test_upsampling_keeps_a_constant():
-    fir = resample.fir_taps([1.0, 3.0, 3.0, 1.0])
+    fir = resample.fir_filter([1.0, 3.0, 3.0, 1.0])
     torch.testing.assert_close(resample.upsample2d(torch.ones(1, 1, 6, 6), fir)[:, :, 2:-2, 2:-2], torch.ones(1, 1, 8, 8))
     torch.testing.assert_close(fir.sum(), torch.tensor(1.0))
 
@@ -144,4 +144,4 @@ def test_errors_say_what():
         resample.conv2d_resample(x, torch.zeros(1, 1, 3, 3), up=2)
     for taps in ([], [1.0, -1.0]):
         with pytest.raises(ValueError, match="at least one tap"):
-            resample.fir_taps(taps)
+            resample.fir_filter(taps)

@@ -39,7 +39,8 @@ def test_log_axis_spaces_factors_equally() -> None:
 @pytest.mark.parametrize("values", [[0.0], [5.0], [1.0, 1.0], [0.0, 0.0], [-3.0, -3.0], [1e-9, 1e9], [1e299]])
 @pytest.mark.parametrize("log", [None, False])
 def test_any_values_make_a_well_formed_chart(values: list[float], log: bool | None) -> None:
-    figure = parsed(chart("t", [line(values)], log=log, target=0.5 if min(values) > 0 else None))
+    dotted = Line(name="a", points=line(values).points, dots=True)
+    figure = parsed(chart("t", [dotted], log=log, target=0.5 if min(values) > 0 else None))
     for element in figure.iter():
         for key in ("x", "y", "x1", "y1", "cx", "cy", "width"):
             assert math.isfinite(float(element.attrib.get(key, 0)))
@@ -53,7 +54,7 @@ def test_a_rare_spike_does_not_flatten_the_rest() -> None:
 
 
 def test_no_points_no_chart() -> None:
-    assert chart("t", []) == "" and chart("t", [line([])]) == ""
+    assert chart("t", []) == "" and chart("t", [line([])]) == "" and chart("t", [line([1.0])]) == ""
 
 
 def test_texts_are_escaped_and_values_told_on_hover() -> None:

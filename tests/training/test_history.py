@@ -61,10 +61,12 @@ def test_values_that_are_no_numbers_are_left_out(tmp_path: Path, value: str) -> 
     assert read_history(path).series["losses"].keys() == {"g"}
 
 
-@pytest.mark.parametrize(("kind", "ended"), [("finished", "finished"), ("stopped", "stopped"), ("resumed", None)])
+@pytest.mark.parametrize(("kind", "ended"), [("finished", "finished"), ("stopped", "stopped"), ("rollback", None)])
 def test_how_it_ended_is_the_last_word(tmp_path: Path, kind: str, ended: str | None) -> None:
     event: dict[str, object] = {"event": kind, "images_seen": 10, "text": ""}
     assert read_history(write_log(tmp_path / "a", [status(10, 1.0), event])).ended == ended
+    resumed: dict[str, object] = {"event": "resumed", "images_seen": 10, "text": ""}
+    assert read_history(write_log(tmp_path / "c", [status(10, 1.0), event, resumed])).ended == ended
     assert read_history(write_log(tmp_path / "b", [status(10, 1.0), event, status(20, 1.0)])).ended is None
 
 

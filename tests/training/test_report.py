@@ -92,10 +92,17 @@ def test_report_of_a_whole_run(tmp_path: Path) -> None:
     page = Page(path)
     assert path == run / "report.html"
     assert "Finished after 2 min: 600 pictures shown. Best KID-200: 0.08333, reached at 600." in page.text
-    for expected in ("faces", "cat, dog", "few pictures", "all pictures shown", "KID-200", "Losses: discriminator"):
+    for expected in (
+        "faces",
+        "cat, dog",
+        "few pictures",
+        "all pictures shown",
+        "KID-200",
+        "Losses discriminator/real 0.01681 generator/fake 0.5",
+    ):
         assert expected in page.text
     assert "frugan sample" in page.text and "frugan train pics --out r --images +200k" in page.text
-    assert len(page.named("svg")) == 5
+    assert len(page.named("svg")) == 4
     assert [link["href"] for link in page.named("a") if link.get("data-caption")] == [
         f"grids/fakes-{index * 100:09d}.png" for index in range(4)
     ]
@@ -229,3 +236,19 @@ def test_the_film_is_narrow_and_short(tmp_path: Path) -> None:
         assert film.n_frames == 60 and film.size == (480, 16 + 24)
     with pytest.raises(FileNotFoundError, match="no sample grids"):
         write_progress_video(tmp_path / "absent")
+
+
+def test_series_of_one_kind_share_a_chart(tmp_path: Path) -> None:
+    losses = {"d/real": 1.0, "d/fake": 2.0, "r1": 0.1}
+    stats = {"real_logits": 0.5, "fake_logits": 0.1, "spread": 0.3, "real_sign": 0.5, "path_mean": 1.0}
+    lines = [json.dumps({"images_seen": seen, "losses": losses, "stats": stats}) for seen in (10, 20)]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    titles = [svg["aria-label"] for svg in Page(write_report(tmp_path)).named("svg")]
+    assert titles == ["Losses: d", "Losses", "real_sign", "logits", "spread", "path_mean"]
+
+
+def test_small_pictures_keep_hard_pixels(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    save_png(run / "before_after.png", torch.zeros(3, 100, 900, dtype=torch.uint8))
+    classes = [image.get("class") for image in Page(write_report(run)).named("img")]
+    assert classes == ["pixels"] * 6 + [None]

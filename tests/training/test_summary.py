@@ -84,5 +84,6 @@ def test_train_longer_replaces_the_number_of_images(command: str) -> None:
 
 
 def test_odd_commands_do_no_harm() -> None:
-    assert len(next_commands(Path("r"), None, "finished")) == 3
+    assert len(next_commands(Path("r"), None, "finished")) == 4
+    assert next_commands(Path("r"), None, "not begun") == []
     assert next_commands(Path("r"), "frugan train 'open", "stopped")[0][1] == "frugan train ''\"'\"'open'"

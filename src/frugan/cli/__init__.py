@@ -32,7 +32,7 @@ app.command(recipes_app)
 def main() -> None:
     """Run the command line; a clear line and exit status 2 instead of a traceback for what a user can mend."""
     try:
-        app()
+        app(sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit(130)
     except (ValueError, OSError, RuntimeError) as error:

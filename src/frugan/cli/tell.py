@@ -67,12 +67,12 @@ def _status(line: dict[str, Any]) -> str:
     sign = line["stats"].get("real_sign")
     sign_text = "" if sign is None else f"  D(real) {sign:+.2f}"
     return (
-        f"{seen:>9,} of {total:,} images  {seen / max(total, 1):4.0%}  {speed:.1f} img/s  "
-        f"{words((total - seen) / speed)} left  {losses}{sign_text}  {line['memory_mb']} MB"
+        f"{seen:>9,} of {total:,} images  {min(seen / max(total, 1), 1):4.0%}  {speed:.1f} img/s  "
+        f"{words(max(total - seen, 0) / speed)} left  {losses}{sign_text}  {line['memory_mb']} MB"
     )
 
 
-def words(seconds: float) -> str:
+def words(seconds: float | int) -> str:
     """A time in words: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
     if seconds < 100:
         return f"{seconds:.0f} s"

@@ -12,6 +12,8 @@ from frugan.cli import parse
 from frugan.cli.tell import Teller
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from frugan.data import DataConfig, Source
     from frugan.model import Model
     from frugan.training.recipe import Recipe
@@ -208,6 +210,9 @@ def _wished_again(folder: object, wishes: Wishes) -> "Recipe":
     if wishes.recipe is not None and wishes.recipe not in (recipe.name, "auto"):
         begun = f"{folder.path} was begun with the recipe {recipe.name!r}"
         raise RunError(f"{begun}; use another --out for {wishes.recipe!r}")
+    begun_at = next(iter(recipe.data.values())).resolution
+    if wishes.resolution not in (None, begun_at):
+        raise RunError(f"{folder.path} was begun at {begun_at} px; use another --out for {wishes.resolution} px")
     recipe = _put_in(recipe, wishes)
     if wishes.images is None:
         return recipe
@@ -240,7 +245,7 @@ def _wished(source: "Path | Source", wishes: Wishes, device: object, teller: Tel
     elif wishes.recipe not in (None, "auto"):
         if wishes.recipe not in RECIPES:
             raise ValueError(f"there is no recipe {wishes.recipe!r}{suggest(str(wishes.recipe), RECIPES)}")
-        recipe = RECIPES[str(wishes.recipe)]()
+        recipe = _named(RECIPES[str(wishes.recipe)], wishes.resolution)
         if parent is not None:
             recipe = _of_parent(recipe, parent)
     else:
@@ -252,6 +257,15 @@ def _wished(source: "Path | Source", wishes: Wishes, device: object, teller: Tel
         number, _ = parse.images(wishes.images)
         recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, total_images=number))
     return recipe
+
+
+def _named(function: "Callable[..., Recipe]", resolution: int | None) -> "Recipe":
+    """What a recipe's function returns, for the resolution asked for where it leaves that open."""
+    import inspect
+
+    if resolution is not None and "resolution" in inspect.signature(function).parameters:
+        return function(resolution=resolution)
+    return function()
 
 
 def _of_parent(recipe: "Recipe", parent: "Model") -> "Recipe":

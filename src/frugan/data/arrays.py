@@ -1,11 +1,12 @@
 """Sets in fixed layouts: CIFAR-10/100 and MNIST-like idx files, packed or not; nothing in them is ever run."""
 
+import contextlib
 import gzip
 import os
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -58,8 +59,13 @@ def open_arrays(place: Path, part: Part) -> Arrays | None:
 
 
 def _files_in(folder: Path) -> dict[str, Path]:
+    files = {}
     with os.scandir(folder) as entries:  # tells files from folders without asking for each of them
-        return {entry.name: Path(entry.path) for entry in entries if entry.is_file()}
+        for entry in entries:
+            with contextlib.suppress(OSError):  # a link to itself is no file
+                if entry.is_file():
+                    files[entry.name] = Path(entry.path)
+    return files
 
 
 # ---- CIFAR ---------------------------------------------------------------------------------------------------------
@@ -257,13 +263,12 @@ def _labels_beside(images: Path) -> Path | None:
 
 def _read_idx(path: Path, num_axes: int) -> UInt8[np.ndarray, "*shape"]:
     """The bytes of an idx file (0, 0, type 8 = unsigned byte, number of axes, big-endian sizes, data), shaped."""
-    opener: Callable[[Path], gzip.GzipFile] = gzip.GzipFile if path.suffix == ".gz" else open  # type: ignore[assignment]
     try:
-        with opener(path) as file:
-            head = file.read(4 + 4 * num_axes)
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            head = file.read(4 + 4 * num_axes).ljust(4 + 4 * num_axes, b"\0")
             shape = tuple(int(size) for size in np.frombuffer(head[4:], dtype=">u4"))
             size = int(np.prod(shape, dtype=np.float64))
-            if head[:4] != bytes([0, 0, 8, num_axes]) or len(shape) != num_axes or 0 in shape or size > _IDX_LIMIT:
+            if head[:4] != bytes([0, 0, 8, num_axes]) or 0 in shape or size > _IDX_LIMIT:
                 raise DataError(f"{str(path)!r} is not an idx file of {num_axes} axes of bytes")
             data = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:

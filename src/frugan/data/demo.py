@@ -71,7 +71,7 @@ DEMO_SETS: dict[str, DemoSet] = {
     "animals": DemoSet(
         description="3D emoji animals, heads and whole ones, 128 px with alpha",
         licence=_LICENCE_ART,
-        count=129,
+        count=124,
         flip=True,
         is_labelled=False,
         takes=_is_animal,

@@ -17,7 +17,7 @@ _HAIR = frozenset({0x1F9B0, 0x1F9B1, 0x1F9B2, 0x1F9B3})
 
 # Separately coded emoji that are one picture in several sexes, ages of a series, hours, phases or colours.
 _SERIES: tuple[tuple[int, ...], ...] = (
-    (0x1F9D1, 0x1F468, 0x1F469),  # adult
+    (0x1F9D1, 0x1F468, 0x1F469, 0x1F471),  # adult, also with blond hair
     (0x1F9D2, 0x1F466, 0x1F467),  # child
     (0x1F9D3, 0x1F474, 0x1F475),  # older adult
     (0x1FAC5, 0x1F934, 0x1F478),  # crown
@@ -55,6 +55,8 @@ _SERIES: tuple[tuple[int, ...], ...] = (
     (0x1F431, 0x1F63A, 0x1F638),  # cat faces that differ by the eyes at most
     (0x1F608, 0x1F47F),  # horned faces
     (0x2603, 0x26C4),  # snowmen
+    (0x2753, 0x2754),  # question marks
+    (0x2757, 0x2755),  # exclamation marks
 )
 _FIRST_OF_SERIES = {member: series[0] for series in _SERIES for member in series}
 

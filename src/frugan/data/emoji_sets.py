@@ -14,8 +14,8 @@ from frugan.data.emoji import Emoji, base_code, code_of, code_points, has_skin_t
 from frugan.data.packages import BuildError
 
 HELD_OUT = 0.1
+_LOOK_SIDE = 48  # at which drawings are compared
 _WHITE = (255, 255, 255, 255)
-_SKIN_SWATCHES = "skin-tone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +60,8 @@ def read_fluent(folder: Path) -> dict[str, Path]:
 
 
 def is_flag(emoji: Emoji) -> bool:
-    """Whether the emoji shows a flag: in line art all of these are the same empty box."""
-    return emoji.group == "flags" or "flag" in emoji.subgroup
+    """Whether the emoji shows a flag: in line art nearly all of these are the same empty box."""
+    return emoji.group == "flags" or "flag" in emoji.subgroup or emoji.subgroup == "queer-symbols"
 
 
 def svg_renderer() -> Callable[[Path, int], Image.Image]:
@@ -92,18 +92,16 @@ def on_white(picture: Image.Image) -> Image.Image:
 def make_pairs(folder: Path, openmoji: Path, *, side: int, seed: int, tell: Progress) -> dict[str, int]:
     """Writes {train,test}/{source,target}/NAME.png: black line art (grey) and the same emoji in colour; returns counts.
 
-    Flags are left out (`is_flag`). Variants of one emoji lie on one side of the split.
+    Flags are left out (`is_flag`). Variants of one emoji, and emoji of the same line art, lie on one side of the split.
     """
     render = svg_renderer()
     drawings = [drawing for drawing in read_openmoji(openmoji) if not is_flag(drawing.emoji)]
+    parts = _parts(drawings, lambda drawing: render(_line_art(openmoji, drawing), _LOOK_SIDE), seed, tell)
     counts = {"pairs": len(drawings), "train": 0, "test": 0}
     _make_folders(folder, [f"{part}/{role}" for part in ("train", "test") for role in ("source", "target")])
-    for number, drawing in enumerate(drawings):
-        part = _part(drawing, seed)
-        line_art = render(openmoji / "black" / "svg" / f"{drawing.stem}.svg", side).convert("L")
-        line_art.save(folder / part / "source" / drawing.file)
-        colour = render(openmoji / "color" / "svg" / f"{drawing.stem}.svg", side)
-        colour.save(folder / part / "target" / drawing.file)
+    for number, (drawing, part) in enumerate(zip(drawings, parts, strict=True)):
+        render(_line_art(openmoji, drawing), side).convert("L").save(folder / part / "source" / drawing.file)
+        render(_colour(openmoji, drawing), side).save(folder / part / "target" / drawing.file)
         counts[part] += 1
         tell(number + 1, len(drawings), "drawing pairs")
     return counts
@@ -118,16 +116,17 @@ def make_domains(folder: Path, openmoji: Path, fluent: Path, *, side: int, seed:
     render = svg_renderer()
     pictures = read_fluent(fluent)
     shared = [drawing for drawing in read_openmoji(openmoji) if drawing.emoji.code in pictures]
+    parts = _parts(shared, lambda drawing: render(_colour(openmoji, drawing), _LOOK_SIDE), seed, tell)
     counts = {"shared": len(shared), "train": 0, "test": 0}
     _make_folders(folder, [f"{part}{domain}" for part in ("train", "test") for domain in "AB"])
     pairing: dict[str, list[dict[str, str]]] = {"train": [], "test": []}
     draw = random.Random(seed)
     for part, rows in pairing.items():
-        chosen = [drawing for drawing in shared if _part(drawing, seed) == part]
+        chosen = [drawing for drawing, its_part in zip(shared, parts, strict=True) if its_part == part]
         numbers_a, numbers_b = _shuffled(len(chosen), draw), _shuffled(len(chosen), draw)
         for drawing, number_a, number_b in zip(chosen, numbers_a, numbers_b, strict=True):
             name_a, name_b = f"{part}A/{number_a:05d}.png", f"{part}B/{number_b:05d}.png"
-            render(openmoji / "color" / "svg" / f"{drawing.stem}.svg", side).save(folder / name_a)
+            render(_colour(openmoji, drawing), side).save(folder / name_a)
             with Image.open(pictures[drawing.emoji.code]) as picture:
                 _fit(on_white(picture), side).save(folder / name_b)
             rows.append({"a": name_a, "b": name_b, "code": drawing.emoji.code, "name": drawing.emoji.name})
@@ -138,8 +137,37 @@ def make_domains(folder: Path, openmoji: Path, fluent: Path, *, side: int, seed:
     return counts
 
 
-def _part(drawing: Drawing, seed: int) -> str:
-    return "test" if place_of(drawing.base, seed) < HELD_OUT else "train"
+def _line_art(openmoji: Path, drawing: Drawing) -> Path:
+    return openmoji / "black" / "svg" / f"{drawing.stem}.svg"
+
+
+def _colour(openmoji: Path, drawing: Drawing) -> Path:
+    return openmoji / "color" / "svg" / f"{drawing.stem}.svg"
+
+
+def _parts(drawings: Sequence[Drawing], look: Callable[[Drawing], Image.Image], seed: int, tell: Progress) -> list[str]:
+    """ "train" or "test" for each drawing: equal for those of one base and for those that look the same."""
+    looks = []
+    for number, drawing in enumerate(drawings):
+        looks.append(look(drawing).tobytes())
+        tell(number + 1, len(drawings), "looking for equal drawings")
+    bases = merge_bases([drawing.base for drawing in drawings], looks)
+    return ["test" if place_of(base, seed) < HELD_OUT else "train" for base in bases]
+
+
+def merge_bases(bases: Sequence[str], looks: Sequence[bytes]) -> list[str]:
+    """The bases, made equal where one look appears under two of them, directly or through others."""
+    above = {base: base for base in bases}
+
+    def top(base: str) -> str:
+        while above[base] != base:
+            base = above[base]
+        return base
+
+    first: dict[bytes, str] = {}
+    for base, look in zip(bases, looks, strict=True):
+        above[top(base)] = top(first.setdefault(look, base))
+    return [top(base) for base in bases]
 
 
 def _shuffled(count: int, draw: random.Random) -> list[int]:

@@ -59,8 +59,8 @@ class Report:
 
     `names`: the readable pictures, and in the same order `sizes`: (width, height) as they are seen, upright. `modes`
     (in words), `formats`, `classes`: how many pictures of each. `num_transparent`, `num_grey`: pictures that really
-    have transparent parts, or no colour. `exact`: groups of pictures with the same pixels; `near`: groups that look the same
-    (recompressed, resized, slightly toned), the first of each standing for it; None where not looked for. `skipped`,
+    have transparent parts, or no colour. `exact`: groups of pictures with the same pixels; `near`: groups that look
+    the same (recompressed, resized, toned), the first of each standing for it; None where not looked for. `skipped`,
     `ignored`, `notes`, `has_glyphs`: as in `Source`. `num_left_out`: pictures not looked at because of a limit.
     """
 

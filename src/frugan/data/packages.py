@@ -156,7 +156,12 @@ def _integrity(path: Path) -> str:
 
 
 def _open_debian(package: DebianPackage, given: Path | None, work: Path, tell: Progress) -> Unpacked:
-    found = _loose_files(package, given) if given is not None else _installed_files(package)
+    if given is None:
+        found = _installed_files(package)
+    elif any(given.glob(f"{package.name}_*.deb")):
+        found = None
+    else:
+        found = _loose_files(package, given)
     if found is None:
         found = _unpack_deb(package, _find_deb(package, given, work, tell), work, tell)
     if not found.notes:
@@ -177,15 +182,19 @@ def _open_debian(package: DebianPackage, given: Path | None, work: Path, tell: P
 
 def _installed_files(package: DebianPackage) -> Unpacked | None:
     folder = _INSTALLED_ROOT / package.folder
-    if not _matching(folder, package.patterns):
+    if not _is_payload(folder, package):
         return None
     note = _INSTALLED_ROOT / package.copyright
     return Unpacked(folder=folder, notes=(note,) if note.is_file() else ())
 
 
+def _is_payload(folder: Path, package: DebianPackage) -> bool:
+    return all(any(folder.glob(pattern)) for pattern in package.patterns)
+
+
 def _loose_files(package: DebianPackage, given: Path) -> Unpacked | None:
     for folder in (given / package.name, given):
-        if _matching(folder, package.patterns):
+        if _is_payload(folder, package):
             note = folder / "copyright"
             return Unpacked(folder=folder, notes=(note,) if note.is_file() else ())
     return None

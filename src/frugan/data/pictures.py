@@ -73,8 +73,8 @@ class DataConfig:
     `background`: a colour name or #rrggbb.
     `upscale`: "allow" enlarges pictures smaller than the resolution (counted); "skip" leaves them out.
     `fast_jpeg`: decode large JPEGs at 1/2, 1/4 or 1/8 size where at least twice the final size is left: 8 times faster
-    for photos of 12 megapixels; pixels differ by 0.2 to 0.35 levels of 255 on average, by 3 at most (measured). Off:
-    always decode fully. Without effect on pictures less than four times the resolution.
+    for photos of 12 megapixels; pixels differ by 0.2 to 0.4 levels of 255 on average, by 3 in photos and 5 in hard
+    colours at most (measured). Off: always decode fully. Without effect below four times the resolution.
     `flip`: whether the sampler may mirror pictures; "auto" = yes, except for sets of digits and letters (idx files).
     `labels`: "auto" = dataset.json if it has labels, else two or more sub-folders as classes; "folders" and "file" ask
     for one of them; "none" = unlabelled.

@@ -339,7 +339,9 @@ def _blend(first: Sequence[int], last: Sequence[int], share: Float[np.ndarray, "
 def _unevenness(side: int, draw: np.random.Generator) -> Float[np.ndarray, "S S 1"]:
     """Smooth light and dark patches, a few levels strong."""
     coarse = Image.fromarray(draw.normal(0, 7, size=(10, 6)).astype(np.float32))
-    return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float64).reshape(side, side, 1)
+    fine = np.empty((side, side, 1))
+    fine[..., 0] = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
+    return fine
 
 
 def _pose(sprite: Sprite, longest: float, draw: np.random.Generator) -> Image.Image:

@@ -20,7 +20,7 @@ from frugan.ops.elastic import leading
 from frugan.ops.equalized import SLOPE, EqualizedConv2d, EqualizedLinear, bias_act
 from frugan.ops.modulate import modulated_conv2d
 from frugan.ops.normalize import minibatch_stddev, pixel_norm
-from frugan.ops.resample import downsample2d, fir_taps, upsample2d
+from frugan.ops.resample import downsample2d, fir_filter, upsample2d
 
 Architecture = Literal["skip", "resnet", "orig"]
 Labels = Float[Tensor, "N num_classes"]
@@ -47,7 +47,7 @@ def _check_common(config: "StyleGAN2Config | StyleGAN2DiscriminatorConfig") -> N
         raise ValueError(f"mapping_lr_multiplier must be above 0, got {config.mapping_lr_multiplier}")
     if config.conv_clamp is not None and config.conv_clamp <= 0:
         raise ValueError(f"conv_clamp must be above 0 or None, got {config.conv_clamp}")
-    fir_taps(config.resample_filter)
+    fir_filter(config.resample_filter)
 
 
 def _check_widths(widths: tuple[int, ...] | None, count: int) -> None:
@@ -195,7 +195,7 @@ class SynthesisLayer(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
-        self.register_buffer("fir", fir_taps(config.resample_filter), persistent=False)
+        self.register_buffer("fir", fir_filter(config.resample_filter), persistent=False)
         self.up = up
         self.clamp = config.conv_clamp
 
@@ -263,7 +263,7 @@ class SynthesisBlock(nn.Module):
         if self.has_rgb:
             self.torgb = ToRGB(config, widths[index + 1])
         if self.has_skip:
-            fir = fir_taps(config.resample_filter)
+            fir = fir_filter(config.resample_filter)
             self.skip = EqualizedConv2d(widths[index - 1], widths[index + 1], 1, fir=fir, bias=False, up=2)
 
     def forward(
@@ -297,7 +297,7 @@ class SynthesisNetwork(nn.Module):
         self.config = config
         for resolution in config.resolutions:
             self.add_module(f"b{resolution}", SynthesisBlock(config, resolution))
-        self.register_buffer("fir", fir_taps(config.resample_filter), persistent=False)
+        self.register_buffer("fir", fir_filter(config.resample_filter), persistent=False)
 
     def block(self, resolution: int) -> SynthesisBlock:
         """The block that gives `resolution`."""
@@ -479,7 +479,7 @@ class DiscriminatorBlock(nn.Module):
     def __init__(self, config: StyleGAN2DiscriminatorConfig, resolution: int) -> None:
         super().__init__()
         here, below = config.width(resolution), config.width(resolution // 2)
-        fir = fir_taps(config.resample_filter)
+        fir = fir_filter(config.resample_filter)
         self.reads_image = resolution == config.resolution or config.architecture == "skip"
         self.has_skip = config.architecture == "resnet"
         clamp = config.conv_clamp
@@ -510,7 +510,7 @@ class DiscriminatorEpilogue(nn.Module):
     def __init__(self, config: StyleGAN2DiscriminatorConfig) -> None:
         super().__init__()
         width = config.width(4)
-        fir = fir_taps(config.resample_filter)
+        fir = fir_filter(config.resample_filter)
         self.group = config.stddev_group
         self.features = config.stddev_features
         self.reads_image = config.architecture == "skip" or config.resolution == 4
@@ -554,7 +554,7 @@ class Discriminator(nn.Module):
                 lr_multiplier=config.mapping_lr_multiplier,
                 num_ws=None,
             )
-        self.register_buffer("fir", fir_taps(config.resample_filter), persistent=False)
+        self.register_buffer("fir", fir_filter(config.resample_filter), persistent=False)
 
     def forward(
         self,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from frugan.ops.resample import conv2d_resample
+from frugan.ops.resample import Taps, conv2d_resample
 
 Activation = Literal["linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"]
 SLOPE = 0.2
@@ -128,7 +128,7 @@ class EqualizedConv2d(nn.Module):
         outputs: int,
         kernel: int,
         *,
-        fir: Float[Tensor, " taps"],
+        fir: Taps,
         bias: bool = True,
         activation: Literal["linear", "lrelu"] = "linear",
         up: int = 1,

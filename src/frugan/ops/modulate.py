@@ -32,8 +32,9 @@ def demodulation(
     weight: Float[Tensor, "C_out C_in rows columns"], styles: Float[Tensor, "N C_in"]
 ) -> Float[Tensor, "N C_out"]:
     """The factors 1 / sqrt(sum (W s)^2 + 1e-8) by sample and output channel."""
-    energy = weight.square().flatten(2).sum(dim=2)
-    return (styles.square() @ energy.t() + EPS).rsqrt()
+    # One matrix product over inputs and kernel places is quicker than summing the kernel places first.
+    squares = styles.square()[:, :, None].expand(-1, -1, weight[0, 0].numel()).flatten(1)
+    return (squares @ weight.square().flatten(1).t() + EPS).rsqrt()
 
 
 def modulated_conv2d(

@@ -17,20 +17,25 @@ from torch import Tensor
 
 from frugan.ops.convolution import convolve, convolve_transposed
 
-SEPARABLE_FROM = 8
-"""Filters of fewer taps run as one plane of weights, which is faster than two passes over the maps."""
-
 Taps = Float[Tensor, " taps"] | Float[Tensor, "fir_rows fir_columns"]
 Pair = int | tuple[int, int]
 Padding = int | tuple[int, int] | tuple[int, int, int, int]
 
 
-def fir_taps(taps: Sequence[float]) -> Float[Tensor, " taps"]:
-    """The taps of a separable filter, scaled to sum 1. Raises ValueError for no taps or a sum of 0."""
+SEPARABLE_FROM = 8
+"""Filters of this many taps or more run as two passes over the maps, shorter ones as one plane of weights."""
+
+
+def fir_filter(taps: Sequence[float]) -> Taps:
+    """The filter that has these taps along both axes, scaled to sum 1, in the form that runs fastest.
+
+    Raises ValueError for no taps or a sum of 0.
+    """
     values = torch.tensor(tuple(taps), dtype=torch.float64)
     if values.numel() == 0 or float(values.sum()) == 0.0:
         raise ValueError(f"a filter needs at least one tap and a sum other than 0, got {tuple(taps)}")
-    return (values / values.sum()).float()
+    values = values / values.sum()
+    return (values if len(values) >= SEPARABLE_FROM else torch.outer(values, values)).float()
 
 
 def _pair(value: Pair, name: str, low: int) -> tuple[int, int]:
@@ -99,10 +104,8 @@ def upfirdn2d(
     if x.shape[2] * up_y + top + bottom < rows or x.shape[3] * up_x + left + right < columns:
         raise ValueError(f"a {rows}x{columns} filter does not fit into {tuple(x.shape[2:])} padded by {padding}")
     fir = fir.to(x.dtype) if flip_filter else fir.to(x.dtype).flip(list(range(fir.ndim)))
-    if fir.ndim == 1 and fir.shape[0] < SEPARABLE_FROM:
-        fir = torch.outer(fir, fir)
     if fir.ndim == 2:
-        return _correlate(x, fir * gain, (up_x, up_y), (down_x, down_y), (left, right, top, bottom))
+        return _correlate(x, fir if gain == 1 else fir * gain, (up_x, up_y), (down_x, down_y), (left, right, top, bottom))
     fir = fir * gain**0.5
     x = _correlate(x, fir[None, :], (up_x, 1), (down_x, 1), (left, right, 0, 0))
     return _correlate(x, fir[:, None], (1, up_y), (1, down_y), (0, 0, top, bottom))

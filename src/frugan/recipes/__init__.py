@@ -5,7 +5,7 @@ from collections.abc import Callable
 from frugan.recipes import stylegan2
 from frugan.training.recipe import Recipe
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
+RECIPES: dict[str, Callable[..., Recipe]] = {
     "small": stylegan2.small,
     "few-shot": stylegan2.few_shot,
     "stylegan2-auto": stylegan2.auto_rules,

@@ -111,13 +111,13 @@ def chart(
     best: tuple[float, float] | None = None,
     log: bool | None = None,
 ) -> str:
-    """A figure with the curves over images seen; empty text where there are no points.
+    """A figure with the curves over images seen; empty text where there is nothing to join (no two points, no dots).
 
     `marks`: (x, text) of events, as upright lines. `target`: a dashed level line. `best`: a ringed point. `log`: None
     chooses. All texts are escaped here. Hovering shows the values at that place.
     """
     lines = [line for line in lines if line.points]
-    if not lines:
+    if not any(len(line.points) > 1 or line.dots for line in lines):
         return ""
     last = max(line.points[-1][0] for line in lines)
     first = min(line.points[0][0] for line in lines)

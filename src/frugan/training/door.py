@@ -30,7 +30,8 @@ class Phase:
     `repeats` times in a row with new pictures and new draws each time. With `step_with` set to the name of a later
     phase its gradients are computed now and its optimiser steps together with that phase's: both then see the same
     weights. `fraction` is the share of the batch it works on; `fresh` asks for new real pictures instead of those of
-    the phase before.
+    the phase before. `through` names nets that this phase does not train, but whose graph a later phase needs, because
+    it goes back through tensors that this one puts into the cache.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Phase:
     step_with: str | None = None
     fraction: float = 1.0
     fresh: bool = False
+    through: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,13 +196,20 @@ class Stats:
         self._sums, self._counts = {}, {}
         return means
 
+    def copy(self) -> "Stats":
+        """The same record, on its own from here on."""
+        other = Stats()
+        other._sums, other._counts = dict(self._sums), dict(self._counts)
+        return other
+
 
 @dataclass
 class Step:
     """One iteration as a task sees it.
 
     `shared` is what `begin` decided for all ranks; `cache` keeps tensors between the phases of this iteration,
-    separately for each micro-batch; `dtype` is the compute type of main phases (None: float32).
+    separately for each micro-batch; `dtype` is the compute type of main phases (None: float32). After running out of
+    memory the caches are empty and the micro-batches smaller: a phase makes again what it does not find.
     """
 
     plan: Plan
@@ -209,7 +218,18 @@ class Step:
     stats: Stats
     dtype: torch.dtype | None = None
     shared: dict[str, Any] = field(default_factory=dict)
-    cache: dict[str, Any] = field(default_factory=dict)
+    caches: dict[int, dict[str, Any]] = field(default_factory=dict)
+    micro: int = 0
+
+    @property
+    def cache(self) -> dict[str, Any]:
+        """What this micro-batch keeps."""
+        return self.caches.setdefault(self.micro, {})
+
+    def collect(self, name: str) -> Float[Tensor, "N ..."]:
+        """What all ranks and micro-batches have cached under `name`, in the order of the global batch; for `end`."""
+        rows = [cache[name] for _, cache in sorted(self.caches.items()) if name in cache]
+        return self.ranks.gather(torch.stack(rows, dim=1).flatten(0, 1).contiguous())
 
 
 class Task(Protocol):
@@ -223,7 +243,7 @@ class Task(Protocol):
     ema: tuple[str, ...]
 
     def plan(self, images_seen: int) -> Plan:
-        """What holds at this point of the training."""
+        """What holds at this point of the training. The plan for 0 names every optimiser and all nets it steps."""
         ...
 
     def begin(self, step: Step, draw: Shared) -> None:
@@ -235,11 +255,17 @@ class Task(Protocol):
     ) -> Iterator[Mapping[str, Float[Tensor, "..."]]]:
         """Yield named losses, (n,) per sample or () for the whole; they are summed, and each yield is one backward
         pass.
+
+        It may run again for the same pictures (out of memory), so it changes nothing but `step.cache` and
+        `step.stats`; what the task remembers moves in `end`.
         """
         ...
 
     def end(self, step: Step, stats: Mapping[str, Tensor]) -> None:
-        """Use the means over the global batch: path-length mean, average latent, augmentation strength."""
+        """Use the means over the global batch: path-length mean, average latent, augmentation strength.
+
+        It is left out in an iteration of which a step was skipped, as its numbers may not be finite.
+        """
         ...
 
     def eval_model(self, ema: Mapping[str, nn.Module]) -> Model:

@@ -122,7 +122,8 @@ class History:
     def _add_event(self, line: Mapping[str, Any]) -> None:
         kind = str(line["event"])
         self.events.append(Event(kind, int(_number(line.get("images_seen")) or 0), str(line.get("text", ""))))
-        self.ended = kind if kind in ("finished", "stopped", "plateau", "failed") else None
+        if kind in ("finished", "stopped", "plateau", "failed"):
+            self.ended = kind
 
 
 def _number(value: Any) -> float | None:

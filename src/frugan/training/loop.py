@@ -7,7 +7,7 @@ It knows nothing of what is trained (see `door`), and files only as two calls on
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,12 @@ class TrainingError(RuntimeError):
 
 @dataclass(kw_only=True)
 class Progress:
-    """Where a training stands; with the nets and moments, all that the next iteration depends on."""
+    """Where a training stands; with the nets and moments, all that the next iteration depends on.
+
+    `sound` is the newest snapshot that was not collapsed, in images seen: a roll-back leads there, whenever checkpoints
+    were written. `skipped` counts the steps that each optimiser has left out in a row. `micro_batch` is the limit that
+    running out of memory has set.
+    """
 
     images_seen: int = 0
     iteration: int = 0
@@ -39,14 +44,15 @@ class Progress:
     best_score: float | None = None
     best_images: int = 0
     reference_spread: float = 0.0
+    sound: int | None = None
+    skipped: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a snapshot found: anything but None stops the loop or sends it back to an older checkpoint."""
+    """What a snapshot found; `collapsed` says how, and sends the loop back to an older checkpoint."""
 
     collapsed: str | None = None
-    plateau: str | None = None
 
 
 class Observer(Protocol):
@@ -115,7 +121,7 @@ class Loop:
         observer: Observer,
     ) -> None:
         self.task, self.config, self.feeds, self.ranks = task, config, dict(feeds), ranks
-        self.progress = Progress(micro_batch=config.micro_batch)
+        self.progress = Progress()
         self._observer = observer
         self._dtype = _DTYPES[resolve_precision(config.precision, ranks.device)]
         self._format = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -129,44 +135,68 @@ class Loop:
         self.optimisers = {
             name: Optimiser(optimisers[name], nets, ranks) for name, nets in _nets_by_optimiser(task).items()
         }
-        self._stats = Stats()
-        self._skipped = 0
         self._meter = _Meter()
 
     # -- time -----------------------------------------------------------------------------------------------------
 
     def run(self) -> str:
         """Train until done; the word that tells why it ended: finished, stopped or plateau."""
-        config, progress = self.config, self.progress
+        config = self.config
         self._meter = _Meter()
-        clock = _Clock(progress.seconds)
+        clock = _Clock(self.progress.seconds)
         next_status, next_save = clock.now() + config.status_seconds, clock.now() + config.checkpoint_seconds
-        if progress.images_seen == 0:
-            self._observer.snapshot(self)
-        while progress.images_seen < config.total_images:
-            before = progress.images_seen
-            self._meter.add(self.iterate(), progress.images_seen - before)
-            progress.seconds = clock.now()
-            finished = progress.images_seen >= config.total_images
+        saved_at: int | None = None
+        if self.progress.sound is None or self.progress.images_seen >= config.total_images:
+            self._snapshot()
+            self.progress.sound = self.progress.images_seen
+        while (ended := self.ended()) is None:
+            before = self.progress.images_seen
             if self._agree_to_stop():
                 self._status()
-                self._observer.checkpoint(self)
+                if saved_at != before:
+                    self._observer.checkpoint(self)
                 return "stopped"
-            if clock.now() >= next_status or finished:
+            self._meter.add(self.iterate(), self.progress.images_seen - before)
+            self.progress.seconds = clock.now()
+            seen = self.progress.images_seen
+            is_due = before // config.snapshot_images != seen // config.snapshot_images or seen >= config.total_images
+            if clock.now() >= next_status or seen >= config.total_images:
                 self._status()
                 next_status = clock.now() + config.status_seconds
-            if finished or before // config.snapshot_images != progress.images_seen // config.snapshot_images:
-                verdict = self._observer.snapshot(self)
-                next_save = clock.now() + config.checkpoint_seconds
-                if verdict.collapsed is not None:
-                    self.roll_back(verdict.collapsed)
-                    continue
-                if verdict.plateau is not None and not finished:
-                    return "plateau"
-            elif clock.now() >= next_save:
+            trouble = self._too_many_skipped()
+            if trouble is None and is_due:
+                trouble = self._snapshot()
+                next_save, saved_at = clock.now() + config.checkpoint_seconds, seen
+            elif trouble is None and clock.now() >= next_save:
                 self._observer.checkpoint(self)
-                next_save = clock.now() + config.checkpoint_seconds
-        return "finished"
+                next_save, saved_at = clock.now() + config.checkpoint_seconds, seen
+            if trouble is not None:
+                self.roll_back(trouble)
+                saved_at = None
+        return ended
+
+    def ended(self) -> str | None:
+        """Whether there is nothing left to do: finished, plateau (at a snapshot, no better score for long), or None."""
+        progress, patience = self.progress, self.config.plateau_images
+        if progress.images_seen >= self.config.total_images and progress.sound == progress.images_seen:
+            return "finished"
+        waited = progress.images_seen - progress.best_images
+        if patience is not None and progress.sound == progress.images_seen and waited >= patience:
+            return "plateau"
+        return None
+
+    def _snapshot(self) -> str | None:
+        before, self.progress.sound = self.progress.sound, self.progress.images_seen
+        collapsed = self._observer.snapshot(self).collapsed
+        if collapsed is not None:
+            self.progress.sound = before
+        return collapsed
+
+    def _too_many_skipped(self) -> str | None:
+        for name, count in self.progress.skipped.items():
+            if count >= MAX_SKIPPED_STEPS:
+                return f"{count} steps of {name} in a row had gradients that are not finite"
+        return None
 
     def _agree_to_stop(self) -> bool:
         requested = self._observer.stop_requested()
@@ -188,14 +218,15 @@ class Loop:
         progress = self.progress
         plan = self.task.plan(progress.images_seen)
         self._adjust(plan)
-        step = Step(plan, progress.images_seen, self.ranks, self._stats, self._dtype)
+        step = Step(plan, progress.images_seen, self.ranks, Stats(), self._dtype)
         self.task.begin(step, Shared((*self._key(), "begin")))
-        caches: dict[int, dict[str, Any]] = {}
-        windows = 0
+        windows, all_stepped = 0, True
         for group in plan.groups():
-            windows = self._run_group(group, step, caches, windows)
-        stats = self._stats.reduce(self.ranks)
-        self.task.end(step, stats)
+            windows, stepped = self._run_group(group, step, windows)
+            all_stepped = all_stepped and stepped
+        stats = step.stats.reduce(self.ranks)
+        if all_stepped:
+            self.task.end(step, stats)
         self.average.update(plan.batch, progress.images_seen)
         for feed in self.feeds.values():
             feed.position += plan.batch * (windows + 1)
@@ -216,90 +247,114 @@ class Loop:
             optimiser.adjust(plan.lr_scale.get(name, 1.0) * factor, plan.beta_power.get(name, 1.0))
         self.progress.moments = plan.reset_moments
 
-    def _run_group(self, group: Sequence[Phase], step: Step, caches: dict[int, dict[str, Any]], windows: int) -> int:
+    def _run_group(self, group: Sequence[Phase], step: Step, windows: int) -> tuple[int, bool]:
+        """Run the phases that step together; the windows of real pictures used so far, and whether all steps were
+        made.
+        """
         due = [phase for phase in group if self.progress.iteration % phase.every == 0]
+        all_stepped = True
         for repeat in range(max((phase.repeats for phase in due), default=0)):
-            while True:
-                used = windows
-                try:
-                    for phase in due:
-                        if phase.fresh or repeat > 0:
-                            used += 1
-                        self._backward(phase, repeat, used, step, caches)
-                    break
-                except (torch.OutOfMemoryError, RuntimeError) as error:
-                    self._shrink_micro_batch(error, step.plan.batch)
-                    caches.clear()
-                    self._zero(due)
+            running = [phase for phase in due if repeat < phase.repeats]
+            windows += repeat > 0
+            while (used := self._backward_all(running, repeat, windows, step)) is None:
+                pass
             windows = used
-            self._step(due)
-        return windows
+            all_stepped = self._step(running) and all_stepped
+        return windows, all_stepped
 
-    def _backward(self, phase: Phase, repeat: int, window: int, step: Step, caches: dict[int, dict[str, Any]]) -> None:
+    def _backward_all(self, phases: Sequence[Phase], repeat: int, window: int, step: Step) -> int | None:
+        """Add up the gradients of these phases; the last window used, or None where memory ran out: then nothing is
+        left of it and a smaller micro-batch is set.
+        """
+        stats = step.stats.copy()
+        try:
+            for phase in phases:
+                window += phase.fresh and repeat == 0
+                self._backward(phase, repeat, window, step)
+            return window
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+        # Only here, past the handler, are the tensors of the failed try free.
+        self._zero(phases)
+        step.caches.clear()
+        step.stats = stats
+        self._shrink_micro_batch(step.plan.batch)
+        return None
+
+    def _backward(self, phase: Phase, repeat: int, window: int, step: Step) -> None:
         total = max(int(step.plan.batch * phase.fraction), 1)
+        if total % self.ranks.world:
+            raise TrainingError(
+                f"the phase {phase.name!r} works on {total} pictures, which {self.ranks.world} processes cannot share "
+                "equally; choose another --batch or number of processes"
+            )
         micros = self._num_micros(total)
         self._toggle(phase)
         parameters = self.optimisers[phase.optimiser].parameters(phase.nets)
-        for micro in range(micros):
-            share = Share(total, self.ranks.rank + self.ranks.world * micro, self.ranks.world * micros)
+        for step.micro in range(micros):
+            share = Share(total, self.ranks.rank + self.ranks.world * step.micro, self.ranks.world * micros)
             draw = Draw((*self._key(), phase.name, repeat), self.ranks.device, share)
-            step.cache = caches.setdefault(micro, {})
             batches = LazyBatches(self.feeds, step.plan.batch, share, window)
             for terms in self.task.losses(phase, step, batches, draw):
                 losses = []
                 for name, term in terms.items():
-                    self._stats.add(f"{phase.name}/{name}", term.reshape(-1))
+                    step.stats.add(f"{phase.name}/{name}", term.reshape(-1))
                     weight = 1 / total if term.ndim else 1 / (micros * self.ranks.world)
                     losses.append(term.float().sum() * weight)
                 torch.autograd.backward(sum(losses[1:], losses[0]), inputs=parameters)
 
     def _num_micros(self, total: int) -> int:
         local = max(total // self.ranks.world, 1)
-        limit = self.progress.micro_batch or local
-        micros = -(-local // limit)
-        while local % micros and micros < local:
+        micros = -(-local // self._micro_limit(local))
+        while local % micros:
             micros += 1
         return micros
+
+    def _micro_limit(self, local: int) -> int:
+        return min(local, *(n for n in (self.config.micro_batch, self.progress.micro_batch) if n is not None), local)
 
     def _toggle(self, phase: Phase) -> None:
         for name, parameters in self._trainable.items():
             for parameter in parameters:
-                parameter.requires_grad_(name in phase.nets)
+                parameter.requires_grad_(name in phase.nets or name in phase.through)
 
     def _zero(self, phases: Sequence[Phase]) -> None:
         for phase in phases:
             self.optimisers[phase.optimiser].zero()
 
-    def _step(self, phases: Sequence[Phase]) -> None:
-        for name in dict.fromkeys(phase.optimiser for phase in phases):
+    def _step(self, phases: Sequence[Phase]) -> bool:
+        skipped = self.progress.skipped
+        names = dict.fromkeys(phase.optimiser for phase in phases)
+        for name in names:
             if self.optimisers[name].step():
-                self._skipped = 0
-            else:
-                self._skipped += 1
+                skipped.pop(name, None)
+                continue
+            skipped[name] = skipped.get(name, 0) + 1
+            if skipped[name] == 1:
+                self._observer.event(self, "skipped", f"left out a step of {name}: its gradients are not finite")
         self._zero(phases)
-        if self._skipped > MAX_SKIPPED_STEPS:
-            self._skipped = 0
-            self.roll_back(f"{MAX_SKIPPED_STEPS} steps in a row had gradients that are not finite")
+        return not any(name in skipped for name in names)
 
     # -- trouble ----------------------------------------------------------------------------------------------------
 
-    def _shrink_micro_batch(self, error: RuntimeError, batch: int) -> None:
-        text = str(error).lower()
-        if not isinstance(error, torch.OutOfMemoryError) and not any(part in text for part in OUT_OF_MEMORY_TEXTS):
-            raise error
-        local = max(batch // self.ranks.world, 1)
-        current = min(self.progress.micro_batch or local, local)
-        if current == 1 or self.ranks.world > 1:
-            hint = f"--set training.micro_batch={max(current // 2, 1)}" if current > 1 else "a smaller --resolution"
-            raise TrainingError(f"out of memory with {current} pictures at once; try {hint}") from error
+    def _shrink_micro_batch(self, batch: int) -> None:
+        current = self._micro_limit(max(batch // self.ranks.world, 1))
+        if current == 1:
+            raise TrainingError("out of memory with 1 picture at once; try a smaller --resolution")
+        if self.ranks.world > 1:
+            raise TrainingError(
+                f"out of memory with {current} pictures at once; go on with --set training.micro_batch={current // 2} "
+                "--force"
+            )
         self.progress.micro_batch = current // 2
         if self.ranks.device.type == "cuda":
             torch.cuda.empty_cache()
         self._observer.event(self, "out_of_memory", f"out of memory: {current // 2} pictures at once from here on")
 
     def roll_back(self, reason: str) -> None:
-        """Go back to an older checkpoint with new randomness and half the learning rate. Raises TrainingError when
-        spent.
+        """Go back to the newest sound snapshot with new randomness and half the learning rate. Raises TrainingError
+        when spent.
         """
         tries, factor = self.progress.rollbacks + 1, self.progress.lr_factor / 2
         if tries > self.config.max_rollbacks:
@@ -307,8 +362,9 @@ class Loop:
                 f"{reason}; gave up after {self.config.max_rollbacks} returns to older checkpoints. Try a lower "
                 "learning rate (--set optimisers.generator.lr=...), a larger r1 gamma, or another seed"
             )
-        self._observer.restore(self, self.progress.images_seen)
-        self.progress.rollbacks, self.progress.lr_factor = tries, factor
+        sound = self.progress.sound
+        self._observer.restore(self, self.progress.images_seen if sound is None else sound + 1)
+        self.progress.rollbacks, self.progress.lr_factor, self.progress.skipped = tries, factor, {}
         self._observer.event(self, "rollback", f"{reason}: back at {self.progress.images_seen} images, half the speed")
 
     # -- what a checkpoint holds --------------------------------------------------------------------------------------
@@ -337,6 +393,11 @@ class Loop:
         self.progress = Progress(**info["progress"])
         for name, position in info["positions"].items():
             self.feeds[name].position = position
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(part in text for part in OUT_OF_MEMORY_TEXTS)
 
 
 class _Clock:

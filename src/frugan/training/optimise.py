@@ -45,16 +45,14 @@ class Optimiser:
 
     def step(self) -> bool:
         """Sum the gradients over ranks and step; False, and no change, where a gradient is not finite."""
-        parameters = [parameter for parameter in self._named.values() if parameter.grad is not None]
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self._named.values() if parameter.grad is not None]
         if not gradients:
             return True
         if self._ranks.world > 1:
             flat = self._ranks.sum_(torch.cat([gradient.flatten() for gradient in gradients]))
             parts = flat.split([gradient.numel() for gradient in gradients])
-            for parameter, part in zip(parameters, parts, strict=True):
-                parameter.grad = part.view_as(parameter)
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
         norms = torch._foreach_norm(gradients)
         if not bool(torch.isfinite(torch.stack(norms)).all()):
             return False
@@ -81,8 +79,10 @@ class Optimiser:
             if name not in self._named:
                 raise ValueError(f"the checkpoint has moments for {name!r}, which is not trained here")
             parameter = self._named[name]
-            device = parameter.device if moment != "step" or parameter.is_cuda else torch.device("cpu")
-            self._adam.state[parameter][moment] = value.to(device, copy=True)
+            # torch's fused Adam walks through memory: a moment must lie there as its parameter does (channels-last).
+            like = value if moment == "step" else parameter
+            place = torch.empty_like(like, device=parameter.device)
+            self._adam.state[parameter][moment] = place.copy_(value)
 
 
 class Average:

@@ -6,7 +6,9 @@ import io
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -26,6 +28,7 @@ MAX_STILLS = 24
 FILM_WIDTH, FILM_FRAMES = 480, 60
 _STILL_BYTES = 80_000  # 24 of them, coded as text, stay below 3 MB
 _STILL_WIDTH = 720
+_FEW_PIXELS = 320  # up to this width a picture is enlarged by hard pixels
 _MAX_EVENTS = 100
 _MAX_CHARTS, _MAX_LINES = 24, 12
 
@@ -57,7 +60,7 @@ def _read(path: Path) -> Image.Image | None:
 
 
 def _small(path: Path, limit: int = _STILL_BYTES) -> str | None:
-    """A picture file as a data URI of at most about `limit` bytes; None where it cannot be read."""
+    """The attributes of an <img> that holds a picture file in about `limit` bytes; None where it cannot be read."""
     image = _read(path)
     if image is None:
         return None
@@ -70,16 +73,17 @@ def _small(path: Path, limit: int = _STILL_BYTES) -> str | None:
         if len(data) <= limit:
             break
         width = max(int(image.width * 0.9 * math.sqrt(limit / len(data))), 1)
-    return "data:image/webp;base64," + base64.b64encode(data).decode()
+    kind = ' class="pixels"' if image.width <= _FEW_PIXELS else ""
+    return f'src="data:image/webp;base64,{base64.b64encode(data).decode()}"{kind}'
 
 
 def _viewer(run: Run) -> str:
     stills = []
     for index in spread(len(run.grids), MAX_STILLS):
         seen, path = run.grids[index]
-        uri = _small(path)
-        if uri is not None:
-            stills.append((seen, f"grids/{quote(path.name)}", uri))
+        held = _small(path)
+        if held is not None:
+            stills.append((seen, f"grids/{quote(path.name)}", held))
     reals = _small(run.folder / "grids" / "reals.png", 2 * _STILL_BYTES)
     if not stills and reals is None:
         return ""
@@ -88,17 +92,16 @@ def _viewer(run: Run) -> str:
         caption = f"after {stills[-1][0]:,} pictures"
         parts.append(
             f'<figure><figcaption><b>Generated</b> <span class="when">{caption}</span></figcaption>'
-            f'<img class="stage" src="{stills[-1][2]}" alt="Grid of generated pictures"></figure>'
+            f'<img id="stage" {stills[-1][2]} alt="Grid of generated pictures"></figure>'
         )
     if reals is not None:
         parts.append(
             "<figure><figcaption><b>Real</b> from the training set</figcaption>"
-            f'<a href="grids/reals.png"><img src="{reals}" alt="Grid of training pictures"></a></figure>'
+            f'<a href="grids/reals.png"><img {reals} alt="Grid of training pictures"></a></figure>'
         )
     strip = "".join(
-        f'<a href="{escape(href)}" data-caption="after {seen:,} pictures"><i><img src="{uri}" alt=""></i>'
-        f"{_brief(seen)}</a>"
-        for seen, href, uri in stills
+        f'<a href="{escape(href)}" data-caption="after {seen:,} pictures"><i><img {held} alt=""></i>{_brief(seen)}</a>'
+        for seen, href, held in stills
     )
     if not stills:
         return f'<section class="card pair">{parts[0]}</section>'
@@ -122,12 +125,12 @@ def _brief(count: int) -> str:
 
 
 def _before_after(run: Run) -> str:
-    uri = _small(run.folder / "before_after.png", 2 * _STILL_BYTES)
-    if uri is None:
+    held = _small(run.folder / "before_after.png", 2 * _STILL_BYTES)
+    if held is None:
         return ""
     return (
         '<h2>Before and after</h2><figure class="single card"><a href="before_after.png">'
-        f'<img src="{uri}" alt="Pictures before and after this training"></a></figure>'
+        f'<img {held} alt="Pictures before and after this training"></a></figure>'
     )
 
 
@@ -139,13 +142,23 @@ def _line(name: str, series: Series) -> Line:
     return Line(name=name, points=series.buckets(min(120, max(count // 4, 40))))
 
 
-def _loss_charts(history: History, marks: list[tuple[float, str]]) -> Iterator[str]:
+def _together(series: Mapping[str, Series], parts: Mapping[str, tuple[str, str]]) -> Iterator[tuple[str, list[Line]]]:
+    """(title, lines) of the charts: the series whose names share a part together, the lonely ones under no title."""
+    shared = Counter(parts[name][0] for name in series)
     groups: dict[str, list[Line]] = {}
-    for name, series in history.group("losses").items():
-        head, _, rest = name.partition("/")
-        groups.setdefault(head if rest else "", []).append(_line(rest or head, series))
-    for head, lines in groups.items():
-        yield chart(f"Losses: {head}" if head else "Losses", lines[:_MAX_LINES], marks=marks)
+    for name, values in series.items():
+        title, label = parts[name]
+        lonely = shared[title] == 1
+        groups.setdefault("" if lonely else title, []).append(_line(name if lonely else label, values))
+    for title, lines in groups.items():
+        yield title, lines[:_MAX_LINES]
+
+
+def _loss_charts(history: History, marks: list[tuple[float, str]]) -> Iterator[str]:
+    losses = history.group("losses")
+    parts = {name: (name.partition("/")[0], name.partition("/")[2]) for name in losses}
+    for title, lines in _together(losses, parts):
+        yield chart(f"Losses: {title}" if title else "Losses", lines, marks=marks)
 
 
 def _score_charts(history: History) -> Iterator[str]:
@@ -158,15 +171,17 @@ def _score_charts(history: History) -> Iterator[str]:
 
 
 def _other_charts(history: History, marks: list[tuple[float, str]]) -> Iterator[str]:
-    for name, series in history.group("stats").items():
-        if name.endswith("real_sign"):
-            note = (
-                "How surely the discriminator knows a training picture: 0 is guessing, 1 is certain. "
-                "Values that stay near the dashed 0.6 are healthy; near 1 it learns by heart."
-            )
-            yield chart(name, [_line("mean", series)], note=note, target=0.6, marks=marks, log=False)
-        else:
-            yield chart(name, [_line("mean", series)], marks=marks)
+    stats = dict(history.group("stats"))
+    for name in [name for name in stats if name.endswith("real_sign")]:
+        note = (
+            "How surely the discriminator knows a training picture: 0 is guessing, 1 is certain. "
+            "Values that stay near the dashed 0.6 are healthy; near 1 it learns by heart."
+        )
+        yield chart(name, [_line("mean", stats.pop(name))], note=note, target=0.6, marks=marks, log=False)
+    parts = {name: (name.rpartition("_")[2], name.rpartition("_")[0]) for name in stats}
+    for title, lines in _together(stats, parts):
+        for name, members in [(title, lines)] if title else [(line.name, [line]) for line in lines]:
+            yield chart(name, members, marks=marks)
     for name, series in history.group("progress").items():
         if len(set(series.y)) > 1:
             yield chart(f"Schedule: {name}", [_line(name, series)], marks=marks)
@@ -233,11 +248,17 @@ def _facts(run: Run) -> str:
         "fingerprint": "Fingerprint",
     }
     data = [
-        (titles.get(key, key), escape(_text(value))) for key, value in run.data.items() if value not in (None, [], {})
+        (titles.get(key, key), escape(_text(value)))
+        for key, value in run.data.items()
+        if value not in (None, "", [], {})
     ]
-    about = {key: value for key, value in run.facts.items() if key not in ("name", "data", "command", "model")}
-    model = list(_flat(run.facts.get("model") or {}, "model"))
-    machine = [(name, escape(_text(value))) for name, value in [*about.items(), *model] if value is not None]
+    machine: list[tuple[str, str]] = []
+    said: set[tuple[str, str]] = set()
+    for key, value in _flat({key: value for key, value in run.facts.items() if key not in ("name", "data", "command")}):
+        fact = key.rpartition(".")[2], _text(value)
+        if value not in (None, "", [], {}) and fact not in said:  # the same thing may stand in two places
+            said.add(fact)
+            machine.append((key.replace(".", ", ").replace("_", " "), escape(fact[1])))
     checkpoints = sorted(entry.name for entry in (run.folder / "checkpoints").glob("*") if entry.name.isdigit())
     if checkpoints:
         machine.append(("checkpoints", escape(", ".join(f"{int(name):,}" for name in checkpoints))))
@@ -289,9 +310,12 @@ def _events(run: Run) -> str:
 def _commands(run: Run) -> str:
     command = run.facts.get("command")
     usable = command if isinstance(command, (str, list)) else None
+    commands = next_commands(run.folder, usable, run.state)
+    if not commands:
+        return ""
     items = "".join(
         f'<li>{escape(what)}<div><code>{escape(line)}</code><button type="button">Copy</button></div></li>'
-        for what, line in next_commands(run.folder, usable, run.state)
+        for what, line in commands
     )
     return f'<h2>What next</h2><ul class="commands card">{items}</ul>'
 
@@ -342,10 +366,17 @@ def _asset(name: str) -> str:
 
 
 def _kicker(run: Run) -> str:
-    parts = [str(run.recipe.get("name") or ""), str(run.facts.get("device") or ""), str(run.facts.get("created") or "")]
+    parts = [str(run.recipe.get("name") or ""), str(run.facts.get("device") or ""), _minute(run.facts.get("created"))]
     if run.facts.get("parent"):
         parts.insert(1, f"started from {run.facts['parent']}")
     return " · ".join(escape(part) for part in parts if part)
+
+
+def _minute(created: Any) -> str:
+    try:
+        return datetime.fromisoformat(str(created)).strftime("%Y-%m-%d %H:%M %Z").strip()
+    except ValueError:
+        return str(created or "")
 
 
 def _page(run: Run, defaults: Mapping[str, Any] | None) -> str:
@@ -373,7 +404,7 @@ def _page(run: Run, defaults: Mapping[str, Any] | None) -> str:
     written = time.strftime("%Y-%m-%d %H:%M")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'
+        f'<meta http-equiv="Content-Secheldty-Policy" content="{escape(policy)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(run.name)} · frugan</title><style>{style}</style></head><body><main>{body}"
         f"<footer>Written by frugan on {written}.{torn}</footer></main><script>{script}</script></body></html>\n"

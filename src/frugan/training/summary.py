@@ -142,15 +142,18 @@ def next_commands(run: Path, command: str | Sequence[str] | None, state: str) ->
     here = shlex.quote(str(run))
     found = [
         ("Make pictures", f"frugan sample {here} -n 64"),
-        ("Make many pictures, as one file", f"frugan sample {here} -n 1000 --to samples.zip"),
+        ("Wander from picture to picture", f"frugan sample {here} --to gif --out walk.gif"),
+        ("Make many pictures, as one file", f"frugan sample {here} -n 1000 --to zip --out samples.zip"),
         ("See what is in this folder", f"frugan info {here}"),
     ]
+    if state == "not begun":
+        found = []
     words = _words(command)
     if words and state != "finished":
-        what = "Should it stop, go on" if state == "in progress" else "Go on where it stopped"
+        what = {"not begun": "Begin", "in progress": "Should it stop, go on"}.get(state, "Go on where it stopped")
         found.insert(0, (f"{what}: the same command again", shlex.join(words)))
     elif words:
-        found.insert(2, ("Train longer", f"{shlex.join(_without_images(words))} --images +200k"))
+        found.insert(3, ("Train longer", f"{shlex.join(_without_images(words))} --images +200k"))
     return found
 
 

@@ -2,7 +2,7 @@
 (() => {
   const viewer = document.getElementById("viewer");
   if (viewer) {
-    const picture = viewer.querySelector("img.stage");
+    const picture = document.getElementById("stage");
     const caption = viewer.querySelector(".when");
     const slider = viewer.querySelector("input");
     const play = viewer.querySelector("button");
