@@ -108,7 +108,7 @@ class Block(nn.Module):
     def __init__(self, config: StyleGAN2Config, resolution: int) -> None:
         super().__init__()
         index = 2 * (resolution.bit_length() - 3)
-        before, middle, after = ((0,) + config.layer_widths)[index : index + 3]
+        before, middle, after = (0, *config.layer_widths)[index : index + 3]
         if resolution == 4:
             self.const = nn.Parameter(torch.randn(middle, 4, 4))
         else:

@@ -184,7 +184,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoint folders inside `folder`, oldest first (their names are numbers of images seen)."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit())
+    return sorted((path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()), key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.name)
 
 
 def newest_first(folder: Path, problems: list[str], before: int | None = None) -> Iterator[Checkpoint]:
@@ -193,7 +197,7 @@ def newest_first(folder: Path, problems: list[str], before: int | None = None) -
     With `before` only those of fewer images seen.
     """
     for path in reversed(list_checkpoints(folder)):
-        if before is not None and int(path.name) >= before:
+        if before is not None and _number(path) >= before:
             continue
         try:
             checkpoint = load(path)
@@ -213,6 +217,13 @@ def clean(folder: Path, newest: str, keep: int, protect: Iterable[str] = ()) -> 
     for path in folder.glob(".*.old"):
         shutil.rmtree(path, ignore_errors=True)
     protected = set(protect)
-    for path in [path for path in list_checkpoints(folder) if path.name <= newest][:-keep]:
+    for path in [path for path in list_checkpoints(folder) if _number(path) <= int(newest)][:-keep]:
         if path.name not in protected:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def drop_after(folder: Path, name: str) -> None:
+    """Delete the checkpoints inside `folder` that are newer than the one called `name`."""
+    for path in list_checkpoints(folder):
+        if _number(path) > int(name):
             shutil.rmtree(path, ignore_errors=True)

@@ -272,7 +272,10 @@ def test_a_damaged_index_only_costs_time(folder: Path, cache: Path) -> None:
     age(*folder.iterdir())
     first = prepare(folder, CONFIG)
     (index,) = (cache / "index").iterdir()
-    for content in (b"{", b"[]", b"\xff", json.dumps({str(folder / "00.png"): 5}).encode()):
+    whole = index.read_bytes()
+    place = whole.index(digests.digest_file(folder / "00.png").encode())
+    wrong = whole[:place] + (b"0" if whole[place : place + 1] != b"0" else b"1") + whole[place + 1 :]
+    for content in (b"{", b"[]", b"\xff", b'{"body": 5, "digest": 5}', b"", wrong):
         index.write_bytes(content)
         assert prepare(folder, CONFIG).fingerprint == first.fingerprint
 
@@ -366,7 +369,7 @@ def test_an_interrupted_preparation_leaves_nothing_and_can_be_repeated(folder: P
 def test_a_cache_that_cannot_be_a_folder_is_told(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("FRUGAN_CACHE", str(tmp_path / "file"))
-    with pytest.raises(CacheError, match="cannot be written: .*; set FRUGAN_CACHE to a folder"):
+    with pytest.raises(CacheError, match=r"cannot be written: .*; set FRUGAN_CACHE to a folder"):
         prepare(folder, CONFIG)
 
 
@@ -390,7 +393,7 @@ def test_a_file_that_changes_meanwhile_stops_the_preparation(
         build(*args)
 
     monkeypatch.setattr(cache_module, "_build", change_first)
-    with pytest.raises(DataError, match="'05.png' changed while it was being prepared"):
+    with pytest.raises(DataError, match=r"'05.png' changed while it was being prepared"):
         prepare(folder, CONFIG)
     assert entries(cache) == []
 

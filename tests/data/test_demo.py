@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from frugan.data.cache import prepare
 from frugan.data.dataset import from_arrays, split
 from frugan.data.demo import DEMO_SETS, DemoPicture, demo_base, demo_folder, demo_pictures, open_demo, read_index
 from frugan.data.emoji import base_code, code_points, has_skin_tone, place_of, read_emoji_test
@@ -98,6 +99,15 @@ def test_a_picture_comes_out_at_the_size_asked() -> None:
     assert pixels[:, 0, 0].tolist() == [255, 255, 255]
     red, green, blue = pixels[:, 32, 8].tolist()  # the yellow of the cheek
     assert red > 200 and green > 120 and blue < 120
+
+
+@pytest.mark.parametrize("name", DEMO_SETS)
+def test_sets_can_be_prepared(name: str) -> None:
+    dataset = prepare(open_demo(name), DataConfig(resolution=32, limit=12))
+    assert len(dataset) == 12 and dataset.images.shape[1:] == (3, 32, 32) and not dataset.skipped
+    assert dataset.flip is DEMO_SETS[name].flip
+    assert dataset.num_classes == (9 if name == "emoji" else 0)
+    assert set(dataset.names) <= {picture.file for picture in demo_pictures(name)}
 
 
 def test_unknown_set_is_an_error() -> None:
@@ -192,7 +202,8 @@ def test_read_emoji_test(tmp_path) -> None:
         "# group: Smileys & Emotion\n# subgroup: face-smiling\n"
         "1F600 ; fully-qualified # \U0001f600 E1.0 grinning face\n"
         "# group: Symbols\n# subgroup: keycap\n"
-        "0023 FE0F 20E3 ; fully-qualified # #\ufe0f\u20e3 E0.6 keycap: #\n0023 20E3 ; unqualified # #\u20e3 E0.6 other\n",
+        "0023 FE0F 20E3 ; fully-qualified # #\ufe0f\u20e3 E0.6 keycap: #\n"
+        "0023 20E3 ; unqualified # #\u20e3 E0.6 other\n",
         encoding="utf-8",
     )
     table = read_emoji_test(path)

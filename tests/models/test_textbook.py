@@ -1,9 +1,9 @@
-"""The fast networks against the plain ones that the benchmarks measure them by: values, first and second derivatives."""
+"""The fast networks against the plain ones of the benchmarks: values, first and second derivatives."""
 
 import pytest
 import torch
-
 from benchmarks import textbook
+
 from frugan.models import stylegan2
 from tests import reference
 
@@ -23,17 +23,15 @@ def randomize(network):
 def agree(function, other, parameters, inputs):
     """The derivatives by inputs and by every weight."""
     names = list(parameters)
-    for shuffle in (0, 1):
-        got, expected = (
-            reference.derivatives(
-                lambda *tensors, run=run: run(dict(zip(names, tensors[: len(names)], strict=True)), *tensors[len(names) :]),
-                [*parameters.values(), *inputs],
-                seed=shuffle,
-            )
-            for run in (function, other)
-        )
-        for one, two in zip(got, expected, strict=True):
-            torch.testing.assert_close(one, two, atol=1e-9, rtol=1e-7)
+
+    def split(run):
+        return lambda *tensors: run(dict(zip(names, tensors[: len(names)], strict=True)), *tensors[len(names) :])
+
+    everything = [*parameters.values(), *inputs]
+    for seed in (0, 1):
+        got = reference.derivatives(split(function), everything, seed)
+        expected = reference.derivatives(split(other), everything, seed)
+        torch.testing.assert_close(got, expected, atol=1e-9, rtol=1e-7)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -17,7 +17,9 @@ def test_pixel_norm_leaves_unit_mean_square(shape):
     torch.testing.assert_close(y / y[:, :1], x / x[:, :1])
 
 
-@pytest.mark.parametrize(("batch", "group", "features"), [(8, 4, 1), (8, 8, 1), (8, 4, 2), (6, 3, 3), (4, 2, 6), (1, 4, 1)])
+@pytest.mark.parametrize(
+    ("batch", "group", "features"), [(8, 4, 1), (8, 8, 1), (8, 4, 2), (6, 3, 3), (4, 2, 6), (1, 4, 1)]
+)
 def test_stddev_deals_samples_into_strided_groups(batch, group, features):
     x = draw(batch, 6, 4, 3)
     got = normalize.minibatch_stddev(x, group, features)

@@ -78,4 +78,6 @@ def test_operator(fixtures_dir, name):
     for case in cases:
         inputs = {key: tensors[value] for key, value in case["inputs"].items()}
         got = RUN[name](tuples(case["args"]), **inputs)
-        torch.testing.assert_close(got, tensors[case["output"]], atol=5e-6, rtol=1e-5, msg=lambda m, c=case: f"{c}\n{m}")
+        torch.testing.assert_close(
+            got, tensors[case["output"]], atol=5e-6, rtol=1e-5, msg=lambda m, c=case: f"{c}\n{m}"
+        )

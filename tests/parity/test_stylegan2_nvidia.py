@@ -77,7 +77,9 @@ def close_gradients(network, expected, prefix):
     assert len(keys) >= 3
     for key in keys:
         grad = parameters[key.removeprefix(prefix)].grad
-        close(torch.zeros_like(expected[key]) if grad is None else grad, expected[key], 1e-5 * expected[key].abs().max())
+        close(
+            torch.zeros_like(expected[key]) if grad is None else grad, expected[key], 1e-5 * expected[key].abs().max()
+        )
 
 
 def test_adversarial_losses_and_r1(fixtures_dir):

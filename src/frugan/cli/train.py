@@ -14,7 +14,7 @@ from frugan.cli.tell import Teller
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from frugan.data import DataConfig, Source
+    from frugan.data import DataConfig
     from frugan.model import Model
     from frugan.training.recipe import Recipe
 
@@ -149,13 +149,12 @@ def run(
     from frugan.training.run import train as train_run
 
     folder = RunFolder(place)
-    source = parse.source(pictures)
     if folder.exists:
         recipe = _wished_again(folder, wishes)
     else:
         kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        recipe = _wished(source, wishes, torch.device(kind), teller)
-    data = {name: prepare(source, config, teller.progress) for name, config in recipe.data.items()}
+        recipe = _wished(pictures, wishes, torch.device(kind), teller)
+    data = {name: prepare(parse.source(pictures), config, teller.progress) for name, config in recipe.data.items()}
     recipe = _with_settings(fit(recipe, data), wishes)
     if dry_run:
         _print_plan(recipe)
@@ -225,7 +224,7 @@ def _wished_again(folder: object, wishes: Wishes) -> "Recipe":
     return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, total_images=number))
 
 
-def _wished(source: "Path | Source", wishes: Wishes, device: object, teller: Teller) -> "Recipe":
+def _wished(pictures: str, wishes: Wishes, device: object, teller: Teller) -> "Recipe":
     """The recipe for a new run: named, read from a file, or chosen from the pictures."""
     import dataclasses
     import json
@@ -249,7 +248,7 @@ def _wished(source: "Path | Source", wishes: Wishes, device: object, teller: Tel
         if parent is not None:
             recipe = _of_parent(recipe, parent)
     else:
-        advice = recommend(inspect(source, limit=2_000, progress=teller.progress))
+        advice = recommend(inspect(parse.source(pictures), limit=2_000, progress=teller.progress))
         seconds = None if wishes.budget is None else parse.duration(wishes.budget)
         recipe = auto.choose(advice, device, resolution=wishes.resolution, budget_seconds=seconds, parent=parent)
     recipe = _put_in(recipe, wishes)

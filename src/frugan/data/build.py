@@ -327,7 +327,7 @@ BUILD_SETS: dict[str, BuildSet] = {
         credits=_FLUENT_CREDITS,
         packages=(FLUENT,),
         make=_make_scenes,
-        counts={"sprites": 176},
+        counts={"sprites": 175},
         flip=True,
         settings={"size": 256, "scenes": 2000, "seed": 0},
     ),

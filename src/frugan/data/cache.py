@@ -18,9 +18,10 @@ import numpy as np
 
 from frugan.config import to_dict
 from frugan.data.dataset import Dataset, SourceFacts, fingerprint_of
-from frugan.data.digests import Progress, digest, digest_file, hash_files, stamp, write_whole
+from frugan.data.digests import Progress, digest, digest_file, hash_files, seal, stamp, unseal
 from frugan.data.pictures import DataConfig, DataError, Fitted, PictureError, prepare_picture
 from frugan.data.sources import Source, choose, no_pictures, open_source, read_all
+from frugan.data.write import replacing
 
 _FORMAT = 1  # raise it whenever the same files and settings would give other pixels
 _HEADER_BYTES = 128
@@ -104,11 +105,11 @@ def _build(folder: Path, source: Source, digests: list[str], config: DataConfig,
         if source.kind != "folder" and [digest_file(path) for path in source.files] != digests:
             raise DataError(f"{str(source.path)!r} changed while it was being prepared; start again")
         _move_in(beside, folder)
+    except CacheError:
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CacheError(error.errno, _full(folder, None)) from None
-        if isinstance(error, CacheError):
-            raise
         raise CacheError(
             error.errno, f"the cache in {str(folder.parent)!r} cannot be written: {error}; {_ELSEWHERE}"
         ) from None
@@ -171,8 +172,7 @@ def _write_cache(folder: Path, source: Source, digests: list[str], config: DataC
         unusable=tuple(unusable),
         num_upscaled=num_upscaled,
     )
-    body = json.dumps(dataclasses.asdict(content))
-    (folder / _META).write_text(json.dumps({"digest": digest(body.encode()), "body": body}), encoding="utf-8")
+    (folder / _META).write_bytes(seal(dataclasses.asdict(content)))
     (folder / _CHECKED).write_text(json.dumps(stamp(folder / _PIXELS)), encoding="utf-8")
 
 
@@ -217,20 +217,12 @@ def _move_in(beside: Path, folder: Path) -> None:
 def _read(folder: Path) -> tuple[np.ndarray, _Content] | None:
     """Pixels and content of a cache folder; None if it is not there or not sound."""
     try:
-        outer = json.loads((folder / _META).read_bytes())
-        body = outer["body"]
-        if digest(body.encode()) != outer["digest"]:
+        values = unseal((folder / _META).read_bytes())
+        if values is None:
             return None
-        content = _content(json.loads(body))
+        content = _content(values)
         images = np.load(folder / _PIXELS, mmap_mode="r", allow_pickle=False)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-    ):  # absent, cut short, overwritten: build it again
+    except (OSError, ValueError, EOFError):  # absent, cut short or overwritten
         return None
     if images.dtype != np.uint8 or images.shape != content.shape or not _is_sound(folder, images, content):
         return None
@@ -261,8 +253,9 @@ def _is_sound(folder: Path, images: np.ndarray, content: _Content) -> bool:
         whole.update(picture.data)
     if whole.hexdigest() != content.pixel_digest:
         return False
-    with contextlib.suppress(OSError):  # a cache on a read-only disk is checked on every start
-        write_whole(folder / _CHECKED, json.dumps(current).encode())
+    # A cache on a read-only disk is checked on every start.
+    with contextlib.suppress(OSError), replacing(folder / _CHECKED) as part:
+        part.write_text(json.dumps(current), encoding="utf-8")
     return True
 
 

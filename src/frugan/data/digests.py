@@ -5,13 +5,13 @@ import dataclasses
 import hashlib
 import json
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from frugan.data.pictures import DataError
 from frugan.data.sources import Source
+from frugan.data.write import replacing
 
 Progress = Callable[[int, int, str], None]
 """Called as progress(done, total, text) from the calling thread."""
@@ -57,7 +57,7 @@ def hash_files(source: Source, index_folder: Path, tell: Progress) -> tuple[Sour
         try:
             current = stamp(path)
             entry = known.get(str(path))
-            found = entry[1] if entry is not None and entry[0] == current else digest_file(path)
+            found: str = entry[1] if entry is not None and entry[0] == current else digest_file(path)
         except OSError as error:
             if source.kind != "folder":
                 raise DataError(f"{str(path)!r} cannot be read: {error.strerror}") from None
@@ -78,23 +78,29 @@ def hash_files(source: Source, index_folder: Path, tell: Progress) -> tuple[Sour
 
 def _read_index(path: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):  # no index, or a damaged one: everything is hashed again
+        return unseal(path.read_bytes()) or {}
+    except OSError:  # no index yet: everything is hashed
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _write_index(path: Path, content: dict[str, list[Any]]) -> None:
-    with contextlib.suppress(OSError):  # without the index the next start is slower, nothing else
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(content).encode())
+    # Without the index the next start is slower, nothing else.
+    with contextlib.suppress(OSError), replacing(path) as part:
+        part.write_bytes(seal(content))
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes beside, then moves into place: readers see the old file or the new one."""
-    beside = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
+def seal(content: dict[str, Any]) -> bytes:
+    """The content as JSON together with its digest."""
+    body = json.dumps(content)
+    return json.dumps({"digest": digest(body.encode()), "body": body}).encode()
+
+
+def unseal(data: bytes) -> dict[str, Any] | None:
+    """What `seal` sealed, or None if a single bit of it is not as it was."""
     try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        outer = json.loads(data)
+        body = outer["body"]
+        content: dict[str, Any] = json.loads(body)
+        return content if digest(body.encode()) == outer["digest"] else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

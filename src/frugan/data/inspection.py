@@ -23,6 +23,7 @@ from frugan.data.pictures import (
     decode_picture,
     fit_picture,
     open_picture,
+    room_for,
 )
 from frugan.data.sources import Source, choose, no_pictures, open_source, read_all
 from frugan.data.write import grid, labelled_grid
@@ -60,7 +61,7 @@ class Report:
     `names`: the readable pictures, and in the same order `sizes`: (width, height) as they are seen, upright. `modes`
     (in words), `formats`, `classes`: how many pictures of each. `num_transparent`, `num_grey`: pictures that really
     have transparent parts, or no colour. `exact`: groups of pictures with the same pixels; `near`: groups that look
-    the same (recompressed, resized, toned), the first of each standing for it; None where not looked for. `skipped`,
+    the same (recompressed, resized, lighter), the first of each standing for it; None where not looked for. `skipped`,
     `ignored`, `notes`, `has_glyphs`: as in `Source`. `num_left_out`: pictures not looked at because of a limit.
     """
 
@@ -279,25 +280,25 @@ def _thumb_indices(source: Source) -> set[int]:
 def _look(data: bytes | np.ndarray, with_thumb: bool) -> _Seen:
     opened = open_picture(data)
     mode = opened.mode
-    image = decode_picture(opened).image
-    is_transparent = image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
-    if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    is_grey = image.mode == "L"
-    image = image.convert("RGB")
-    digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
-    digest.update(image.tobytes())
-    sketch = np.asarray(image.resize((_SKETCH, _SKETCH), Image.Resampling.BOX))
-    return _Seen(
-        size=image.size,
-        mode=mode,
-        format=opened.format or "pixels",
-        is_transparent=is_transparent,
-        is_grey=is_grey or _has_no_colour(image),
-        digest=digest.digest(),
-        sketch=sketch,
-        thumb=fit_picture(Decoded(image, image.size, (0, 0, *image.size)), _LOOK).pixels if with_thumb else None,
-    )
+    with room_for(opened):
+        image = decode_picture(opened).image
+        is_transparent = image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
+        if image.mode == "RGBA":
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        is_grey = image.mode == "L"
+        image = image.convert("RGB")
+        digest = hashlib.blake2b(repr(image.size).encode(), digest_size=16)
+        digest.update(image.tobytes())
+        return _Seen(
+            size=image.size,
+            mode=mode,
+            format=opened.format or "pixels",
+            is_transparent=is_transparent,
+            is_grey=is_grey or _has_no_colour(image),
+            digest=digest.digest(),
+            sketch=np.asarray(image.resize((_SKETCH, _SKETCH), Image.Resampling.BOX)),
+            thumb=fit_picture(Decoded(image, image.size, (0, 0, *image.size)), _LOOK).pixels if with_thumb else None,
+        )
 
 
 def _has_no_colour(image: Image.Image) -> bool:

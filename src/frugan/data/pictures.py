@@ -9,6 +9,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -188,6 +189,11 @@ def open_picture(data: bytes | np.ndarray) -> Image.Image:
     return image
 
 
+def room_for(image: Image.Image) -> AbstractContextManager[object]:
+    """The block in which an opened picture may be decoded: one very large picture at a time."""
+    return _large_gate if image.width * image.height > _LARGE else contextlib.nullcontext()
+
+
 def decode_picture(image: Image.Image, shortest: int | None = None) -> Decoded:
     """The opened picture decoded, upright and with 8 bits a channel: mode L, RGB or RGBA. Raises PictureError.
 
@@ -320,6 +326,6 @@ def _set_on_square(image: Image.Image, config: DataConfig) -> Image.Image:
 def prepare_picture(data: bytes | np.ndarray, config: DataConfig) -> Fitted:
     """A picture's bytes or pixels -> its place in the set, by the rules of `DataConfig`. Raises PictureError."""
     image = open_picture(data)
-    with _large_gate if image.width * image.height > _LARGE else contextlib.nullcontext():
+    with room_for(image):
         shortest = _JPEG_GAP * config.resolution if config.fast_jpeg else None
         return fit_picture(decode_picture(image, shortest), config)

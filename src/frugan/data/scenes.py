@@ -104,8 +104,8 @@ CLASSES: tuple[SpriteClass, ...] = (
         weight=2.0,
         colour=(110, 60, 160),
         band=(0.15, 1.0),
-        without="1f435 1f436 1f43a 1f98a 1f99d 1f431 1f981 1f42f 1f434 1face 1f984 1f42e 1f437 1f43d 1f42d 1f439 1f430 "
-        "1f43b 1f43b-200d-2744 1f428 1f43c 1f43e 1f987",
+        without="1f435 1f436 1f43a 1f98a 1f99d 1f431 1f981 1f42f 1f434 1face 1f984 1f42e 1f437 1f417 1f43d 1f42d "
+        "1f439 1f430 1f43b 1f43b-200d-2744 1f428 1f43c 1f43e 1f987",
     ),
 )
 """Classes of things, after the sky (0) and the ground (1): class number = place here + 2."""
@@ -333,7 +333,9 @@ def _overlap(start: int, length: int, side: int) -> slice:
 
 
 def _blend(first: Sequence[int], last: Sequence[int], share: Float[np.ndarray, "S 1"]) -> Float[np.ndarray, "S 1 3"]:
-    return np.asarray(first) * (1 - share[..., None]) + np.asarray(last) * share[..., None]
+    colours = np.empty((len(share), 1, 3))
+    colours[:, 0] = np.asarray(first) * (1 - share) + np.asarray(last) * share
+    return colours
 
 
 def _unevenness(side: int, draw: np.random.Generator) -> Float[np.ndarray, "S S 1"]:

@@ -60,11 +60,27 @@ def _convolve(
     extra: tuple[int, int],
 ) -> Tensor:
     x = preferred_layout(x)
-    # A compiled graph is differentiated once only, and without gradients there is nothing to speed up.
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        result: Tensor = _Convolution.apply(x, weight, bias, stride, padding, groups, transposed, extra)
-        return result
+    if _has_own_derivatives():
+        parcel: list[Tensor] = []
+        link = None
+        if weight.requires_grad:
+            link = _apply(_WeightLink, weight, parcel, stride, padding, groups, transposed)
+        return _apply(_Convolution, x, weight, bias, link, parcel, stride, padding, groups, transposed, extra)
     return _run(x, weight, bias, stride, padding, groups, transposed, extra)
+
+
+def _apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
+    result: Tensor = function.apply(*args)
+    return result
+
+
+def _has_own_derivatives() -> bool:
+    """Whether to use the functions below: not without gradients, nor in a compiled graph, differentiated once only.
+
+    torch.func would run them once for each of its levels, which the parcel between the two does not survive.
+    """
+    transformed: bool = torch._C._are_functorch_transforms_active()
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and not transformed
 
 
 def _run(
@@ -83,32 +99,57 @@ def _run(
 
 
 class _Convolution(torch.autograd.Function):
-    """y = conv(x, weight) + bias, or the transposed convolution; `extra` rows and columns fix the size of the latter."""
+    """y = conv(x, weight) + bias, or the transposed convolution; `extra` rows and columns fix the size of the latter.
+
+    The gradient of the weights is left to `_WeightLink`, a node of its own. Autograd skips it where only the derivative
+    by the input is asked for, as in gradient penalties; one node for both would compute both.
+    """
 
     @staticmethod
-    def forward(*args: Any) -> Tensor:
-        return _run(*args)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, link: Any, parcel: Any, *settings: Any) -> Tensor:
+        return _run(x, weight, bias, *settings)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _, *ctx.settings = inputs
+        x, weight, _, _, ctx.parcel, *ctx.settings = inputs
         ctx.save_for_backward(x, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, weight = ctx.saved_tensors
         stride, padding, groups, transposed, _ = ctx.settings
-        for_x = for_weight = for_bias = None
+        for_x = for_bias = for_link = None
         if ctx.needs_input_grad[0]:
             # The derivative of one kind is the other kind with the same weights.
             rest = (0, 0) if transposed else _rest(x.shape, grad.shape, weight.shape, stride, padding)
             for_x = _convolve(grad, weight, None, stride, padding, groups, not transposed, rest)
-        if ctx.needs_input_grad[1]:
-            wide, narrow = (grad, x) if transposed else (x, grad)
-            for_weight = _WeightGradient.apply(wide, narrow, weight.shape, stride, padding, groups)
         if ctx.needs_input_grad[2]:
             for_bias = grad.sum(dim=(0, 2, 3))
-        return for_x, for_weight, for_bias, None, None, None, None, None
+        if ctx.needs_input_grad[3]:
+            ctx.parcel[:] = x, grad
+            for_link = grad.new_zeros(())
+        return for_x, None, for_bias, for_link, None, None, None, None, None, None
+
+
+class _WeightLink(torch.autograd.Function):
+    """A number that ties `_Convolution` to its weights; on the way back it turns the parcel into their gradient."""
+
+    @staticmethod
+    def forward(weight: Tensor, *settings: Any) -> Tensor:
+        return weight.new_zeros(())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        weight, ctx.parcel, *ctx.settings, ctx.transposed = inputs
+        ctx.shape = weight.shape
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Any, ...]:
+        narrow = ctx.parcel.pop()
+        wide = ctx.parcel.pop()
+        if ctx.transposed:
+            wide, narrow = narrow, wide
+        return _apply(_WeightGradient, wide, narrow, ctx.shape, *ctx.settings), None, None, None, None, None
 
 
 def _rest(

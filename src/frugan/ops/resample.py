@@ -105,7 +105,9 @@ def upfirdn2d(
         raise ValueError(f"a {rows}x{columns} filter does not fit into {tuple(x.shape[2:])} padded by {padding}")
     fir = fir.to(x.dtype) if flip_filter else fir.to(x.dtype).flip(list(range(fir.ndim)))
     if fir.ndim == 2:
-        return _correlate(x, fir if gain == 1 else fir * gain, (up_x, up_y), (down_x, down_y), (left, right, top, bottom))
+        return _correlate(
+            x, fir if gain == 1 else fir * gain, (up_x, up_y), (down_x, down_y), (left, right, top, bottom)
+        )
     fir = fir * gain**0.5
     x = _correlate(x, fir[None, :], (up_x, 1), (down_x, 1), (left, right, 0, 0))
     return _correlate(x, fir[:, None], (1, up_y), (1, down_y), (0, 0, top, bottom))

@@ -10,7 +10,7 @@ and because every draw is made for the global batch and sliced, one process and 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -232,6 +232,7 @@ class Step:
         return self.ranks.gather(torch.stack(rows, dim=1).flatten(0, 1).contiguous())
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is trained and why.
 

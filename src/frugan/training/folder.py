@@ -9,6 +9,7 @@ from typing import Any
 
 from frugan.checkpoint import replace_file
 from frugan.config import from_dict, to_dict
+from frugan.data.write import explained
 from frugan.training.recipe import Recipe
 
 
@@ -33,14 +34,18 @@ class RunFolder:
         """Make the folder. Raises RunError where it holds files of something else."""
         if self.path.is_file():
             raise RunError(f"{self.path} is a file; choose another --out")
-        if (
-            self.path.is_dir()
-            and not self.exists
-            and any(not child.name.startswith(".") for child in self.path.iterdir())
-        ):
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.exists and any(not child.name.startswith(".") for child in self.path.iterdir()):
             raise RunError(f"{self.path} holds files but no run of ours; choose an empty or new folder with --out")
-        self.grids.mkdir(parents=True, exist_ok=True)
-        self.checkpoints.mkdir(exist_ok=True)
+
+    def begin(self, recipe: Recipe) -> None:
+        """Make what is missing in it, the recipe first, by which a run is known; sweep up after interrupted writes."""
+        if not self.exists:
+            self.write_recipe(recipe)
+        for folder in (self.checkpoints, self.grids):
+            folder.mkdir(exist_ok=True)
+        for part in (*self.path.glob(".*.part"), *self.grids.glob(".*.part")):
+            part.unlink(missing_ok=True)
 
     def read_recipe(self) -> Recipe:
         """The recipe this run was begun with. Raises RunError where it cannot be read."""
@@ -67,7 +72,7 @@ class RunFolder:
 
     def append(self, line: dict[str, Any]) -> None:
         """Add one line to the log."""
-        with self.log.open("a", encoding="utf-8") as file:
+        with explained(self.log), self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def cut_log(self, images_seen: int) -> None:

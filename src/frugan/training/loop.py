@@ -7,7 +7,7 @@ It knows nothing of what is trained (see `door`), and files only as two calls on
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,7 @@ class Verdict:
     collapsed: str | None = None
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Who is told what happens, and writes the files."""
 

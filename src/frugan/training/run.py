@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import json
 import signal
 import sys
 import time
@@ -16,7 +17,6 @@ import torch
 
 import frugan
 from frugan import checkpoint as checkpoints
-from frugan.checkpoint import CheckpointError
 from frugan.config import differences
 from frugan.data import write
 from frugan.data.dataset import Dataset
@@ -26,6 +26,7 @@ from frugan.training import report
 from frugan.training.door import Task
 from frugan.training.feed import Feed
 from frugan.training.folder import RunError, RunFolder
+from frugan.training.history import read_history
 from frugan.training.loop import Loop, TrainingError, Verdict, resolve_precision
 from frugan.training.ranks import Ranks, close_ranks, open_ranks
 from frugan.training.recipe import Recipe
@@ -78,6 +79,8 @@ def train(run: Path, recipe: Recipe, data: Mapping[str, Dataset], start: Start =
         with folder.lock() if ranks.is_first else contextlib.nullcontext():
             _check_same(folder, recipe, data, start.force)
             ranks.barrier()
+            if ranks.is_first:
+                folder.begin(recipe)
             return _train(folder, recipe, data, start, ranks)
     finally:
         close_ranks()
@@ -122,17 +125,22 @@ def _train(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], start
         for name, net in loop.average.nets.items():
             net.load_state_dict(task.nets[name].state_dict())
     journal.open(loop)
-    if loop.progress.images_seen >= recipe.training.total_images and resumed:
-        return Outcome(
-            run=folder.path,
-            reason="already finished",
-            images_seen=loop.progress.images_seen,
-            seconds=loop.progress.seconds,
-        )
-    with _signals(journal):
-        reason = loop.run()
-    journal.close(loop, reason)
+    reason = loop.ended() if resumed else None
+    if reason is not None and journal.is_closed():
+        reason = "already finished"
+    else:
+        with _signals(journal):
+            reason = _run(loop, journal)
+        journal.close(loop, reason)
     return Outcome(run=folder.path, reason=reason, images_seen=loop.progress.images_seen, seconds=loop.progress.seconds)
+
+
+def _run(loop: Loop, journal: "Journal") -> str:
+    try:
+        return loop.run()
+    except TrainingError as error:
+        journal.note(loop, "failed", str(error))
+        raise
 
 
 def adopt(task: Task, parent: Model, name: str) -> str:
@@ -163,32 +171,33 @@ class Journal:
         self._folder, self._recipe, self._data, self._start = folder, recipe, data, start
         self._ranks, self._task = ranks, task
         self._stop = False
-        self._ended = False
 
     # -- beginning and end --------------------------------------------------------------------------------------------
 
     def resume(self, loop: Loop) -> bool:
         """Load the newest checkpoint that is whole; False where there is none. Says which ones were damaged."""
-        problems: list[str] = []
-        found = ""
-        if self._ranks.is_first:
-            newest = next(checkpoints.newest_first(self._folder.checkpoints, problems), None)
-            found = "" if newest is None else newest.path.name
-        found = self._ranks.broadcast(found)
+        problems, found = self._load_newest(loop)
         if problems and not found:
             raise TrainingError("every checkpoint of this run is damaged: " + "; ".join(problems))
-        if found:
-            self._load(loop, found)
-            if self._ranks.is_first:
-                self._folder.cut_log(loop.progress.images_seen)
+        if self._ranks.is_first:
+            self._folder.cut_log(loop.progress.images_seen if found else -1)
+        if found and loop.ended() is None:
             self.note(loop, "resumed", f"going on from {loop.progress.images_seen} images")
         for problem in problems:
             self.note(loop, "damaged", f"{problem}; fell back to {found}")
         return bool(found)
 
-    def _load(self, loop: Loop, name: str) -> None:
-        checkpoint = checkpoints.load(self._folder.checkpoints / name)
-        loop.load_state(checkpoint.info["loop"], checkpoint.parts)
+    def _load_newest(self, loop: Loop, before: int | None = None) -> tuple[list[str], str]:
+        """Load the newest whole checkpoint; what was wrong with newer ones, and its name, empty where there is none."""
+        problems: list[str] = []
+        newest = None
+        if self._ranks.is_first:
+            newest = next(checkpoints.newest_first(self._folder.checkpoints, problems, before), None)
+        found = self._ranks.broadcast("" if newest is None else newest.path.name)
+        if found:
+            checkpoint = newest or checkpoints.load(self._folder.checkpoints / found)
+            loop.load_state(checkpoint.info["loop"], checkpoint.parts)
+        return problems, found
 
     def open(self, loop: Loop) -> None:
         """Write recipe and facts, and the grid of reals."""
@@ -243,12 +252,18 @@ class Journal:
             "parent": known.get("parent") or self._start.parent,
         }
 
+    def is_closed(self) -> bool:
+        """Whether the last words were said: a run can be killed between its last checkpoint and them."""
+        closed = read_history(self._folder.log).ended in ("finished", "plateau") if self._ranks.is_first else False
+        return self._ranks.broadcast(str(closed)) == "True"
+
     def close(self, loop: Loop, reason: str) -> None:
         """The last words, the report and the film."""
         texts = {
             "finished": f"finished after {loop.progress.images_seen} images",
             "stopped": f"stopped at {loop.progress.images_seen} images; the same command goes on",
-            "plateau": f"stopped at {loop.progress.images_seen} images: the score no longer improves",
+            "plateau": f"stopped at {loop.progress.images_seen} images: the score no longer improves; a larger "
+            "--set training.plateau_images goes on",
         }
         self.note(loop, reason, texts[reason])
         if self._ranks.is_first:
@@ -294,35 +309,35 @@ class Journal:
         }
 
     def snapshot(self, loop: Loop) -> Verdict:
-        """Grid, score and checkpoint; the verdict is the first rank's, for all."""
-        text = self._snapshot(loop) if self._ranks.is_first else ""
-        kind, _, reason = self._ranks.broadcast(text).partition(":")
-        return Verdict(collapsed=reason if kind == "collapsed" else None, plateau=reason if kind == "plateau" else None)
+        """Grid, score and checkpoint; the first rank's findings hold for all."""
+        found = json.loads(self._ranks.broadcast(json.dumps(self._look(loop) if self._ranks.is_first else None)))
+        progress, spread, score = loop.progress, found["fake_spread"], found["score"]
+        peak = progress.reference_spread
+        if peak > _GROWN_SHARE * found["real_spread"] and spread < _COLLAPSE_SHARE * peak:
+            return Verdict(collapsed=f"samples became alike (spread {spread:.4f}, was {peak:.4f})")
+        progress.reference_spread = max(peak, spread)
+        if progress.best_score is None or score < progress.best_score * (1 - _PLATEAU_GAIN):
+            progress.best, progress.best_score = f"{progress.images_seen:09d}", score
+            progress.best_images = progress.images_seen
+        self.checkpoint(loop, {PIXEL_SWD: score})
+        if self._ranks.is_first:
+            report.write_report(self._folder.path)
+        return Verdict()
 
-    def _snapshot(self, loop: Loop) -> str:
+    def _look(self, loop: Loop) -> dict[str, float]:
         progress = loop.progress
         model = self._task.eval_model(loop.average.nets)
         path = self._folder.grids / f"fakes-{progress.images_seen:09d}.png"
         write.save_png(path, self._fake_grid(model), {"frugan:images_seen": str(progress.images_seen)})
         evaluation = quick_score(model, next(iter(self._data.values())), self._recipe.training.score_images)
-        score = evaluation.scores[PIXEL_SWD]
         line = {**self._when(loop), "scores": evaluation.scores, "stats": {"fake_spread": evaluation.fake_spread}}
         self._folder.append(line)
         self._start.tell({**line, "grid": str(path)})
-        peak = progress.reference_spread
-        collapsed = peak > _GROWN_SHARE * evaluation.real_spread and evaluation.fake_spread < _COLLAPSE_SHARE * peak
-        if collapsed:
-            return f"collapsed:samples became alike (spread {evaluation.fake_spread:.4f}, was {peak:.4f})"
-        progress.reference_spread = max(peak, evaluation.fake_spread)
-        if progress.best_score is None or score < progress.best_score * (1 - _PLATEAU_GAIN):
-            progress.best, progress.best_score = f"{progress.images_seen:09d}", score
-            progress.best_images = progress.images_seen
-        self.checkpoint(loop, evaluation.scores)
-        report.write_report(self._folder.path)
-        patience = self._recipe.training.plateau_images
-        if patience is not None and progress.images_seen - progress.best_images >= patience:
-            return f"plateau:no better score since {progress.best_images} images"
-        return ""
+        return {
+            "score": evaluation.scores[PIXEL_SWD],
+            "fake_spread": evaluation.fake_spread,
+            "real_spread": evaluation.real_spread,
+        }
 
     def checkpoint(self, loop: Loop, scores: Mapping[str, float] | None = None) -> None:
         """Write a checkpoint and delete the oldest ones."""
@@ -348,23 +363,17 @@ class Journal:
         }
         name = f"{progress.images_seen:09d}"
         checkpoints.save(self._folder.checkpoints / name, info, parts, model_card(info))
-        keep = self._recipe.training.keep_checkpoints
-        checkpoints.clean(self._folder.checkpoints, keep, [progress.best] if progress.best else [])
+        protected = [progress.best or name, name if progress.sound is None else f"{progress.sound:09d}"]
+        checkpoints.clean(self._folder.checkpoints, name, self._recipe.training.keep_checkpoints, protected)
 
     def restore(self, loop: Loop, before: int) -> None:
-        """Load the newest whole checkpoint older than `before` images."""
-        names = [
-            path.name for path in checkpoints.list_checkpoints(self._folder.checkpoints) if int(path.name) < before
-        ]
-        for name in reversed(names):
-            try:
-                self._load(loop, name)
-            except CheckpointError:
-                continue
-            if self._ranks.is_first:
-                self._folder.cut_log(loop.progress.images_seen)
-            return
-        raise TrainingError("there is no older checkpoint to go back to")
+        """Load the newest whole checkpoint of fewer than `before` images, and drop those after it."""
+        _, found = self._load_newest(loop, before)
+        if not found:
+            raise TrainingError("there is no older checkpoint to go back to")
+        if self._ranks.is_first:
+            checkpoints.drop_after(self._folder.checkpoints, found)
+            self._folder.cut_log(loop.progress.images_seen)
 
     def stop_requested(self) -> bool:
         """Whether Ctrl-C or SIGTERM came."""

@@ -1,0 +1,5 @@
+"""`python -m frugan`, which torchrun needs."""
+
+from frugan.cli import main
+
+main()

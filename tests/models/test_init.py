@@ -1,0 +1,29 @@
+import pytest
+import torch
+
+from frugan import models
+from frugan.config import from_dict, to_dict
+from frugan.models import stylegan2
+
+CONFIGS = [
+    stylegan2.StyleGAN2Config(resolution=8, channel_max=4, widths=(4, 3, 2, 4), conv_clamp=256.0),
+    stylegan2.StyleGAN2DiscriminatorConfig(resolution=8, channel_max=4, stddev_group=None),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_a_network_is_rebuilt_from_its_plain_settings(config):
+    name = {cls: name for name, cls in models.KINDS.items()}[type(config)]
+    again = from_dict(models.KINDS[name], to_dict(config))
+    assert again == config
+    torch.manual_seed(3)
+    one = models.build(config).state_dict()
+    torch.manual_seed(3)
+    two = models.build(again).state_dict()
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_build_refuses_other_settings():
+    with pytest.raises(ValueError, match="settings of a network are needed.*got dict"):
+        models.build({"resolution": 8})

@@ -1,0 +1,84 @@
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from frugan.ops import convolution
+from tests import reference
+
+CASES = [
+    {"stride": stride, "padding": padding, "groups": groups}
+    for stride, padding, groups in itertools.product((1, 2, (2, 1)), (0, 1, (0, 2)), (1, 2))
+]
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("size", [(6, 5), (7, 8)], ids=str)
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 1), (2, 4)], ids=str)
+def test_values_and_derivatives_are_those_of_torch(case, size, kernel):
+    x, bias = draw(2, 4, *size), draw(6, seed=2)
+    weight = draw(6, 4 // case["groups"], *kernel, seed=1)
+    got = reference.derivatives(lambda *a: convolution.convolve(*a, **case), [x, weight, bias])
+    torch.testing.assert_close(got, reference.derivatives(lambda *a: F.conv2d(*a, **case), [x, weight, bias]))
+    weight = draw(4, 3, *kernel, seed=1)
+    got = reference.derivatives(lambda *a: convolution.convolve_transposed(*a, **case), [x, weight])
+    torch.testing.assert_close(got, reference.derivatives(lambda *a: F.conv_transpose2d(*a, **case), [x, weight]))
+
+
+@pytest.mark.parametrize("function", [convolution.convolve, convolution.convolve_transposed], ids=lambda f: f.__name__)
+def test_third_derivative(function):
+    """A penalty on a gradient penalty: every node must itself be differentiable."""
+
+    def third(run):
+        x, weight = draw(1, 2, 4, 5).requires_grad_(), draw(2, 2, 3, 3, seed=1).requires_grad_()
+        value = run(x, weight, stride=2, padding=1).pow(3).sum()
+        for _ in range(3):
+            grads = torch.autograd.grad(value, [x, weight], create_graph=True)
+            value = sum(grad.pow(2).sum() for grad in grads)
+        return grads
+
+    other = F.conv2d if function is convolution.convolve else F.conv_transpose2d
+    torch.testing.assert_close(third(function), third(other))
+
+
+def test_function_transforms():
+    x, weight = draw(1, 2, 4, 4), draw(2, 2, 3, 3, seed=1)
+
+    def penalty(run, weight):
+        slope = torch.func.grad(lambda x: run(x, weight).pow(3).sum())(x)
+        return slope.square().sum()
+
+    got = torch.func.grad(lambda weight: penalty(convolution.convolve, weight))(weight)
+    torch.testing.assert_close(got, torch.func.grad(lambda weight: penalty(F.conv2d, weight))(weight))
+
+
+def test_gradient_of_the_input_alone_skips_that_of_the_weights(monkeypatch):
+    calls = []
+    plain = convolution._WeightGradient.apply
+    monkeypatch.setattr(convolution._WeightGradient, "apply", lambda *args: calls.append(args) or plain(*args))
+    x, weight = draw(1, 2, 6, 6).requires_grad_(), draw(2, 2, 3, 3).requires_grad_()
+    y = convolution.convolve(convolution.convolve(x, weight), weight).sum()
+    (slope,) = torch.autograd.grad(y, x, create_graph=True)
+    assert not calls
+    slope.square().sum().backward()
+    assert len(calls) == 2
+    assert weight.grad is not None
+
+
+def test_backward_twice_over_a_kept_graph():
+    x, weight = draw(1, 2, 4, 4).requires_grad_(), draw(2, 2, 3, 3).requires_grad_()
+    y = convolution.convolve(x, weight).pow(2).sum()
+    first = torch.autograd.grad(y, [x, weight], retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(y, [x, weight], retain_graph=True), first)
+    torch.testing.assert_close(torch.autograd.grad(y, [weight])[0], first[1])
+
+
+def test_the_cpu_runs_channels_last():
+    x, weight = draw(2, 4, 6, 6), draw(4, 4, 3, 3)
+    for run in (convolution.convolve, convolution.convolve_transposed):
+        assert run(x, weight).is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,442 @@
+"""Small tasks that prove the door: growth, two streams with a pool, a distilled supernet, one forward for two phases."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from frugan.augment.diffaugment import DiffAugmentConfig
+from frugan.data import Dataset, from_arrays
+from frugan.losses import adversarial
+from frugan.model import Model
+from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
+from frugan.models.subnet import Subnet
+from frugan.training.door import Batch, Draw, Phase, Plan, Shared, Step, Task
+from frugan.training.recipe import AdamConfig, EmaConfig, TrainingConfig
+from frugan.training.tasks.gan import GanConfig, LeCamConfig, PathLengthConfig, R1Config, WganGpConfig
+
+
+def pictures(count: int = 12, resolution: int = 8, channels: int = 3, classes: int = 0, seed: int = 0) -> Dataset:
+    """A set of random pictures, with classes in turn where there are any."""
+    shape = (count, channels, resolution, resolution)
+    images = np.random.Generator(np.random.Philox(seed)).integers(0, 256, shape, dtype=np.uint8)
+    labels = [index % classes for index in range(count)] if classes else None
+    return from_arrays(images, labels, [f"class {index}" for index in range(classes)] or None)
+
+
+def generator_config(resolution: int = 8, **changes: Any) -> StyleGAN2Config:
+    """A generator of a few thousand weights."""
+    base: dict[str, Any] = {"z_dim": 8, "w_dim": 8, "channel_base": 64, "channel_max": 8, "mapping_layers": 2}
+    return StyleGAN2Config(resolution=resolution, **(base | changes))
+
+
+def discriminator_config(resolution: int = 8, **changes: Any) -> StyleGAN2DiscriminatorConfig:
+    """A discriminator of a few thousand weights."""
+    base: dict[str, Any] = {"channel_base": 64, "channel_max": 8, "mapping_layers": 2}
+    return StyleGAN2DiscriminatorConfig(resolution=resolution, **(base | changes))
+
+
+def gan_config(resolution: int = 8, channels: int = 3, num_classes: int = 0, **changes: Any) -> GanConfig:
+    """The real task with small networks and, unless changed, no regulariser."""
+    shape = {"channels": channels, "num_classes": num_classes}
+    return GanConfig(
+        generator=generator_config(resolution, **shape),
+        discriminator=discriminator_config(resolution, **shape),
+        **changes,
+    )
+
+
+FULL = {
+    "r1": R1Config(gamma=1.0, gamma_fake=0.5, every=2),
+    "path_length": PathLengthConfig(every=2),
+    "lecam": LeCamConfig(start_images=8),
+    "augment": DiffAugmentConfig(),
+}
+"""Every regulariser and augmentation that the logistic loss takes at once."""
+
+
+@dataclass
+class Job:
+    """What a loop needs."""
+
+    task: Task
+    data: dict[str, Dataset]
+    optimisers: dict[str, AdamConfig]
+    training: TrainingConfig
+
+
+# With an epsilon this large Adam steps along the gradient itself: rounding is not blown up to the size of a step.
+GENTLE = AdamConfig(lr=0.05, beta1=0.5, beta2=0.9, eps=0.1)
+
+
+def training_config(**changes: Any) -> TrainingConfig:
+    """Settings for a few steps of eight pictures."""
+    base: dict[str, Any] = {
+        "batch": 8,
+        "total_images": 48,
+        "snapshot_images": 1_000_000,
+        "precision": "fp32",
+        "ema": EmaConfig(halflife_images=50.0),
+    }
+    return TrainingConfig(**(base | changes))
+
+
+class Plain:
+    """What most small tasks have in common."""
+
+    nets: dict[str, nn.Module]
+    frozen: dict[str, nn.Module] = {}  # noqa: RUF012
+    ema: tuple[str, ...] = ()
+
+    def begin(self, step: Step, draw: Shared) -> None:
+        """Nothing to decide."""
+
+    def end(self, step: Step, stats: Mapping[str, Tensor]) -> None:
+        """Nothing to remember."""
+
+    def eval_model(self, ema: Mapping[str, nn.Module]) -> Model:
+        """Nobody asks for it here."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing."""
+
+
+# -- growth ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What holds from `start` images on."""
+
+    start: int
+    resolution: int
+    batch: int
+    lr_scale: float
+
+
+STAGES = (Stage(0, 4, 8, 1.0), Stage(16, 8, 4, 0.5), Stage(24, 16, 4, 0.25))
+FADE_IMAGES = 8
+
+
+class Grow(Plain):
+    """Progressive growing: resolution, blending, batch, learning rate and moments follow the images seen."""
+
+    ema = ("generator",)
+
+    def __init__(self) -> None:
+        self.generator = Generator(generator_config(16))
+        self.discriminator = Discriminator(discriminator_config(16, stddev_group=2))
+        self.nets = {"generator": self.generator, "discriminator": self.discriminator}
+        self.seen: list[tuple[int, float, int]] = []
+
+    def plan(self, images_seen: int) -> Plan:
+        """The newest stage that has begun."""
+        number = max(index for index, stage in enumerate(STAGES) if stage.start <= images_seen)
+        stage = STAGES[number]
+        return Plan(
+            phases=(
+                Phase(name="generator", nets=("generator",), optimiser="generator"),
+                Phase(name="discriminator", nets=("discriminator",), optimiser="discriminator"),
+            ),
+            batch=stage.batch,
+            lr_scale={"generator": stage.lr_scale, "discriminator": stage.lr_scale},
+            reset_moments=number,
+            progress={
+                "resolution": stage.resolution,
+                "alpha": min((images_seen - stage.start) / FADE_IMAGES, 1.0) if number else 1.0,
+            },
+        )
+
+    def _blend(self, low: Tensor, high: Tensor, step: Step) -> Tensor:
+        size = high.shape[-2:]
+        mixed = torch.lerp(F.interpolate(low, size=size), high, step.plan.progress["alpha"])
+        return F.interpolate(mixed, size=(16, 16))
+
+    def _fakes(self, step: Step, draw: Draw) -> Tensor:
+        images = self.generator.synthesis.images(self.generator.mapping(draw.normal(8)), noise="none")
+        side = int(step.plan.progress["resolution"])
+        return self._blend(images[max(side // 2, 4)], images[side], step)
+
+    def _reals(self, step: Step, batch: Mapping[str, Batch]) -> Tensor:
+        images = batch["images"].images
+        side = int(step.plan.progress["resolution"])
+        return self._blend(F.adaptive_avg_pool2d(images, max(side // 2, 4)), F.adaptive_avg_pool2d(images, side), step)
+
+    def losses(
+        self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """Logistic losses."""
+        self.seen.append((step.plan.batch, step.plan.progress["alpha"], int(step.plan.progress["resolution"])))
+        if phase.name == "generator":
+            yield {"loss": adversarial.generator_loss("logistic", self.discriminator(self._fakes(step, draw)))}
+            return
+        with torch.no_grad():
+            fakes = self._fakes(step, draw)
+        real_logits = self.discriminator(self._reals(step, batch))
+        yield {"loss": adversarial.discriminator_loss("logistic", real_logits, self.discriminator(fakes))}
+
+
+# -- two streams ----------------------------------------------------------------------------------------------------
+
+POOL = 6
+
+
+def _painter() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 3, padding=1))
+
+
+def _critic() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 4), nn.Flatten(0))
+
+
+class Cycle(Plain):
+    """CycleGAN in small: two streams, two generators, two discriminators, and a pool of earlier fakes."""
+
+    ema = ("to_source", "to_target")
+
+    def __init__(self) -> None:
+        self.nets = {
+            "to_source": _painter(),
+            "to_target": _painter(),
+            "judge_source": _critic(),
+            "judge_target": _critic(),
+        }
+        self.pool = {name: torch.zeros(POOL, 3, 8, 8) for name in ("source", "target")}
+        self.filled = 0
+        phases = (
+            Phase(name="generators", nets=("to_source", "to_target"), optimiser="generators"),
+            Phase(name="discriminators", nets=("judge_source", "judge_target"), optimiser="discriminators"),
+        )
+        self._plan = Plan(phases=phases, batch=4)
+
+    def plan(self, images_seen: int) -> Plan:
+        """The same at all times."""
+        return self._plan
+
+    def begin(self, step: Step, draw: Shared) -> None:
+        """Where this iteration's fakes go in the pool."""
+        step.shared["slots"] = [draw.integer(0, POOL) for _ in range(step.plan.batch)]
+
+    def losses(
+        self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """Least squares, cycle and identity; the discriminators see what the generators' step has painted."""
+        nets = self.nets
+        for name, other in (("source", "target"), ("target", "source")):
+            reals, others = batch[name].images, batch[other].images
+            to_this, back, judge = nets[f"to_{name}"], nets[f"to_{other}"], nets[f"judge_{name}"]
+            if phase.name == "generators":
+                fakes = to_this(others)
+                step.cache[name] = fakes.detach()
+                yield {
+                    f"adversarial_{name}": (judge(fakes) - 1).square(),
+                    f"cycle_{name}": (back(fakes) - others).abs().flatten(1).mean(1),
+                    f"identity_{name}": (to_this(reals) - reals).abs().mean(),
+                }
+            else:
+                fakes = self._pooled(name, step.cache[name], draw)
+                yield {f"loss_{name}": (judge(reals) - 1).square() + judge(fakes).square()}
+
+    def _pooled(self, name: str, fakes: Tensor, draw: Draw) -> Tensor:
+        old = draw.uniform() < 0.5
+        chosen = draw.integers(0, max(self.filled, 1))
+        if self.filled == 0:
+            return fakes
+        return torch.where(old[:, None, None, None], self.pool[name][chosen], fakes)
+
+    def end(self, step: Step, stats: Mapping[str, Tensor]) -> None:
+        """Put the fakes of the whole batch into the pool."""
+        for name, pool in self.pool.items():
+            filled = self.filled
+            for image, slot in zip(step.collect(name), step.shared["slots"], strict=True):
+                pool[filled if filled < POOL else slot] = image
+                filled = min(filled + 1, POOL)
+        self.filled = filled
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The pool."""
+        return {**self.pool, "filled": torch.tensor(self.filled)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """The pool as it was."""
+        self.pool = {name: state[name].clone() for name in self.pool}
+        self.filled = int(state["filled"])
+
+
+# -- a supernet with a teacher -----------------------------------------------------------------------------------------
+
+
+class Supernet(Plain):
+    """One random sub-network per iteration and the sandwich's ends, distilled from a teacher.
+
+    Generator and discriminator see each other's old weights and step together, from one forward of the sub-network.
+    """
+
+    ema = ("student",)
+
+    def __init__(self) -> None:
+        config = generator_config()
+        self.student, self.teacher = Generator(config), Generator(config)
+        self.discriminator = Discriminator(discriminator_config())
+        self.nets = {"student": self.student, "discriminator": self.discriminator}
+        self.frozen = {"teacher": self.teacher.requires_grad_(False)}
+        self.subnets = [Subnet(widths=(width,) * 4) for width in (2, 4, 6)]
+        self.used: list[Subnet] = []
+        self.forwards = 0
+        self.student.synthesis.register_forward_hook(self._count)
+        phases = (
+            Phase(name="student", nets=("student",), optimiser="student", step_with="discriminator"),
+            Phase(name="discriminator", nets=("discriminator",), optimiser="discriminator"),
+        )
+        self._plan = Plan(phases=phases, batch=8)
+
+    def _count(self, *_: object) -> None:
+        self.forwards += 1
+
+    def plan(self, images_seen: int) -> Plan:
+        """The same at all times."""
+        return self._plan
+
+    def begin(self, step: Step, draw: Shared) -> None:
+        """The sub-network of this iteration."""
+        step.shared["subnet"] = draw.choice(self.subnets)
+
+    def losses(
+        self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """The student: three backward passes. The discriminator: what the first of them painted."""
+        if phase.name == "student":
+            yield from self._student_losses(step, draw)
+            return
+        fakes = step.cache["fakes"]
+        real_logits = self.discriminator(batch["images"].images)
+        yield {"loss": adversarial.discriminator_loss("logistic", real_logits, self.discriminator(fakes))}
+
+    def _student_losses(self, step: Step, draw: Draw) -> Iterator[Mapping[str, Tensor]]:
+        z = draw.normal(8)
+        with torch.no_grad():
+            wanted = self.teacher(z, noise="none")
+        self.used.append(step.shared["subnet"])
+        fakes = self.student(z, noise="none", subnet=step.shared["subnet"])
+        step.cache["fakes"] = fakes.detach()
+        logits = self.discriminator(fakes)
+        yield {
+            "adversarial": adversarial.generator_loss("logistic", logits),
+            "distill": (fakes - wanted).square().flatten(1).mean(1),
+        }
+        for name, subnet in (("widest", None), ("smallest", self.subnets[0])):
+            images = self.student(z, noise="none", subnet=subnet)
+            yield {f"distill_{name}": (images - wanted).square().flatten(1).mean(1)}
+
+
+# -- one forward, first the discriminator, then the generator against the new discriminator --------------------------
+
+
+class Translate(Plain):
+    """pix2pix's order: paint once, step the discriminator, then the generator through that very painting."""
+
+    ema = ("painter",)
+
+    def __init__(self) -> None:
+        self.nets = {"painter": _painter(), "judge": _critic()}
+        self.forwards = 0
+        self.nets["painter"].register_forward_hook(self._count)
+        phases = (
+            Phase(name="judge", nets=("judge",), optimiser="judge", through=("painter",)),
+            Phase(name="painter", nets=("painter",), optimiser="painter"),
+        )
+        self._plan = Plan(phases=phases, batch=4)
+
+    def _count(self, *_: object) -> None:
+        self.forwards += 1
+
+    def plan(self, images_seen: int) -> Plan:
+        """The same at all times."""
+        return self._plan
+
+    def losses(
+        self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """Least squares and L1."""
+        judge, source, target = self.nets["judge"], batch["source"].images, batch["target"].images
+        if phase.name == "judge":
+            fakes = self.nets["painter"](source)
+            step.cache["fakes"] = fakes
+            yield {"loss": (judge(target) - 1).square() + judge(fakes.detach()).square()}
+        else:
+            fakes = step.cache.pop("fakes")
+            yield {"adversarial": (judge(fakes) - 1).square(), "l1": (fakes - target).abs().flatten(1).mean(1)}
+
+
+# -- the jobs -------------------------------------------------------------------------------------------------------
+
+
+def _gan_job(config: GanConfig, data: Dataset | None = None, **training: Any) -> Job:
+    chosen = {"images": pictures() if data is None else data}
+    setting = training_config(**training)
+    optimisers = {"generator": GENTLE, "discriminator": GENTLE}
+    return Job(config.build(chosen, setting.batch), chosen, optimisers, setting)
+
+
+def _job(task: Any, streams: tuple[str, ...], resolution: int = 8, **training: Any) -> Job:
+    data = {name: pictures(10 + index, resolution, seed=index) for index, name in enumerate(streams)}
+    optimisers = {phase.optimiser: GENTLE for phase in task.plan(0).phases}
+    return Job(task, data, optimisers, training_config(**training))
+
+
+def make(kind: str, **training: Any) -> Job:
+    """A fresh job of this kind, the same each time."""
+    torch.manual_seed(1)
+    labelled = pictures(classes=3)
+    match kind:
+        case "gan":
+            return _gan_job(gan_config(**FULL), **training)
+        case "gan-labels-steps":
+            return _gan_job(gan_config(num_classes=3, discriminator_steps=2, **FULL), labelled, **training)
+        case "gan-relativistic":
+            r1 = R1Config(gamma=1.0, gamma_fake=1.0, every=1)
+            return _gan_job(gan_config(num_classes=3, loss="relativistic", r1=r1), labelled, **training)
+        case "gan-wgan":
+            return _gan_job(gan_config(loss="wasserstein", gradient_penalty=WganGpConfig()), **training)
+        case "gan-channels-last":
+            return _gan_job(gan_config(**FULL), channels_last=True, **training)
+        case "grow":
+            return _job(Grow(), ("images",), 16, **training)
+        case "cycle":
+            return _job(Cycle(), ("source", "target"), **training)
+        case "supernet":
+            return _job(Supernet(), ("images",), **training)
+        case "translate":
+            return _job(Translate(), ("source", "target"), **training)
+        case _:
+            raise ValueError(kind)
+
+
+KINDS = (
+    "gan",
+    "gan-labels-steps",
+    "gan-relativistic",
+    "gan-wgan",
+    "gan-channels-last",
+    "grow",
+    "cycle",
+    "supernet",
+    "translate",
+)
+
+
+@dataclass
+class Recorded:
+    """Numbers that a test compares: tensors by name, and plain facts."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
