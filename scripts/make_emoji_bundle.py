@@ -1,21 +1,25 @@
 """Make the bundled picture set: Fluent 3D emoji without skin-tone variants, 128 px WebP with alpha, in one zip.
 
-    python scripts/make_emoji_bundle.py --fluent package/assets --emoji-test emoji-test.txt
+    python scripts/make_emoji_bundle.py --emoji-test emoji-test.txt [--packages FOLDER]
 
-`--fluent` is the folder of pictures in the npm package @lobehub/fluent-emoji-3d 1.1.0; `--emoji-test` is Unicode's
-table of groups and names (version 15.0 or later). Writes emoji.zip and emoji.json into src/frugan/assets/emoji.
+The pictures are those of the npm package that `frugan.data.build` pins, fetched by npm or taken from FOLDER, checked.
+`--emoji-test` is Unicode's table of groups and names, version 15.0 (/usr/share/unicode/emoji in Debian's unicode-data).
+Writes emoji.zip and emoji.json into src/frugan/assets/emoji.
 The zip does not depend on the clock, so the same inputs and the same Pillow give the same bytes.
 """
 
 import argparse
 import io
 import json
+import tempfile
 import zipfile
 from pathlib import Path
 
 from PIL import Image
 
+from frugan.data.build import FLUENT
 from frugan.data.emoji import Emoji, base_code, code_of, code_points, flips_safely, has_skin_tone, read_emoji_test, slug
+from frugan.data.packages import open_package
 
 SIZE = 128
 QUALITY = 80
@@ -58,14 +62,20 @@ def entry_of(stem: str, emoji: Emoji) -> dict[str, object]:
 def main() -> None:
     """Write the zip and its index."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fluent", type=Path, required=True)
+    parser.add_argument("--packages", type=Path)
     parser.add_argument("--emoji-test", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    table = read_emoji_test(options.emoji_test)
+    with tempfile.TemporaryDirectory() as work:
+        opened = open_package(FLUENT, options.packages, Path(work), lambda done, total, text: print(text))
+        write_bundle(opened.folder / "assets", read_emoji_test(options.emoji_test), options.out)
+
+
+def write_bundle(fluent: Path, table: dict[str, Emoji], out: Path) -> None:
+    """Write emoji.zip and emoji.json, in the order of the table."""
     order = {code: number for number, code in enumerate(table)}
     chosen: list[tuple[int, str, Path, Emoji]] = []
-    for path in options.fluent.glob("*.webp"):
+    for path in fluent.glob("*.webp"):
         points = code_points(path.stem)
         if not has_skin_tone(points) and code_of(points) not in WITHHELD:
             emoji = table[code_of(points)]
@@ -74,15 +84,15 @@ def main() -> None:
     entries = [entry_of(stem, emoji) for _, stem, _, emoji in chosen]
     class_names = sorted({emoji.group for _, _, _, emoji in chosen})
     labels = [[entry["file"], class_names.index(str(entry["group"]))] for entry in entries]
-    options.out.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(options.out / "emoji.zip", "w", zipfile.ZIP_STORED) as archive:
+    out.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(out / "emoji.zip", "w", zipfile.ZIP_STORED) as archive:
         for (_, _, path, _), entry in zip(chosen, entries, strict=True):
             archive.writestr(zipfile.ZipInfo(str(entry["file"])), encode(path))
         listing = json.dumps({"labels": labels, "class_names": class_names}, separators=(",", ":"))
         archive.writestr(zipfile.ZipInfo("dataset.json"), listing, zipfile.ZIP_DEFLATED)
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False, separators=(",", ":")) for entry in entries)
-    (options.out / "emoji.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    print(f"{len(entries)} pictures, {len(class_names)} groups, {(options.out / 'emoji.zip').stat().st_size} bytes")
+    (out / "emoji.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    print(f"{len(entries)} pictures, {len(class_names)} groups, {(out / 'emoji.zip').stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -376,6 +376,19 @@ def test_maps_are_exact(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (scene.labels[0][~things[0]] == SKY).all() and (scene.labels[-1][~things[-1]] == GROUND).all()
 
 
+def test_a_sprite_is_labelled_where_it_is_at_least_half_solid() -> None:
+    canvas = scenes_module._Canvas.blank(32, np.random.default_rng(0))
+    before = canvas.labels.copy()
+    pixels = np.full((4, 5, 4), 255, dtype=np.uint8)
+    pixels[..., 3] = np.array([0, 127, 128, 254, 255])
+    assert canvas._paste(Image.fromarray(pixels), 7, left=29, top=-1)  # cut by two edges of the picture
+    expected = before.copy()
+    expected[:3, 31] = 7
+    assert np.array_equal(canvas.labels, expected)
+    assert np.array_equal(canvas.instances, (expected == 7).astype(np.uint8))
+    assert canvas.areas == canvas.seen == [3]
+
+
 def test_shadows_change_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
     shaded = compose(flat_sprites(), 96, np.random.default_rng(3))
     monkeypatch.setattr(scenes_module._Canvas, "_shade", lambda *_: None)

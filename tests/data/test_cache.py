@@ -431,15 +431,18 @@ def test_the_second_to_finish_takes_the_first_ones_work(
     folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write: Callable[..., None] = cache_module._write_cache
+    first: list[int] = []
 
     def be_late(*args: Any) -> None:
         write(*args)
         monkeypatch.setattr(cache_module, "_write_cache", write)
         prepare(folder, CONFIG)  # as another process would, meanwhile
+        first.append((entries(cache)[0] / "images.npy").stat().st_ino)
 
     monkeypatch.setattr(cache_module, "_write_cache", be_late)
     assert len(prepare(folder, CONFIG)) == 8
-    assert len(entries(cache)) == 1
+    assert [path.name for path in entries(cache) if ".tmp-" in path.name] == []
+    assert [(path / "images.npy").stat().st_ino for path in entries(cache)] == first
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:

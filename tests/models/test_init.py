@@ -25,5 +25,5 @@ def test_a_network_is_rebuilt_from_its_plain_settings(config):
 
 
 def test_build_refuses_other_settings():
-    with pytest.raises(ValueError, match="settings of a network are needed.*got dict"):
+    with pytest.raises(ValueError, match=r"settings of a network are needed.*got dict"):
         models.build({"resolution": 8})

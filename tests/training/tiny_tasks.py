@@ -1,7 +1,7 @@
-"""Small tasks that prove the door: growth, two streams with a pool, a distilled supernet, one forward for two phases."""
+"""Small tasks that prove the door: growth, two streams and a pool, a distilled supernet, one forward for two phases."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -377,6 +377,40 @@ class Translate(Plain):
             yield {"adversarial": (judge(fakes) - 1).square(), "l1": (fakes - target).abs().flatten(1).mean(1)}
 
 
+# -- trouble on demand ------------------------------------------------------------------------------------------------
+
+
+class Fragile(Plain):
+    """Two linear nets that learn noise, and `trouble(phase, step)`, which may raise or give a factor on the loss."""
+
+    ema = ("first",)
+
+    def __init__(self) -> None:
+        self.nets = {"first": nn.Linear(3, 1), "second": nn.Linear(3, 1)}
+        phases = tuple(Phase(name=name, nets=(name,), optimiser=name) for name in self.nets)
+        self._plan = Plan(phases=phases, batch=8)
+        self.trouble: Callable[[Phase, Step], float] = lambda phase, step: 1.0
+        self.ends: list[int] = []
+        self.batches: list[int] = []
+
+    def plan(self, images_seen: int) -> Plan:
+        """The same at all times."""
+        return self._plan
+
+    def losses(
+        self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
+    ) -> Iterator[Mapping[str, Tensor]]:
+        """Squared distance from noise."""
+        inputs, net = batch["images"].images.mean(dim=(2, 3)), self.nets[phase.name]
+        self.batches.append(len(inputs))
+        yield {"loss": (net(inputs) - draw.normal(1)).square().flatten()}
+        yield {"more": net(inputs).square().flatten() * self.trouble(phase, step)}
+
+    def end(self, step: Step, stats: Mapping[str, Tensor]) -> None:
+        """Note that it was called."""
+        self.ends.append(step.images_seen)
+
+
 # -- the jobs -------------------------------------------------------------------------------------------------------
 
 
@@ -393,50 +427,30 @@ def _job(task: Any, streams: tuple[str, ...], resolution: int = 8, **training: A
     return Job(task, data, optimisers, training_config(**training))
 
 
+def _gan(**changes: Any) -> Callable[..., Job]:
+    return lambda **training: _gan_job(gan_config(**changes), **training)
+
+
+def _labelled_gan(**changes: Any) -> Callable[..., Job]:
+    return lambda **training: _gan_job(gan_config(num_classes=3, **changes), pictures(classes=3), **training)
+
+
+JOBS: dict[str, Callable[..., Job]] = {
+    "gan": _gan(**FULL),
+    "gan-labels-steps": _labelled_gan(discriminator_steps=2, **FULL),
+    "gan-relativistic": _labelled_gan(loss="relativistic", r1=R1Config(gamma=1.0, gamma_fake=1.0, every=1)),
+    "gan-wgan": _gan(loss="wasserstein", gradient_penalty=WganGpConfig()),
+    "gan-channels-last": lambda **training: _gan_job(gan_config(**FULL), channels_last=True, **training),
+    "grow": lambda **training: _job(Grow(), ("images",), 16, **training),
+    "cycle": lambda **training: _job(Cycle(), ("source", "target"), **training),
+    "supernet": lambda **training: _job(Supernet(), ("images",), **training),
+    "translate": lambda **training: _job(Translate(), ("source", "target"), **training),
+    "fragile": lambda **training: _job(Fragile(), ("images",), **training),
+}
+KINDS = tuple(kind for kind in JOBS if kind != "fragile")
+
+
 def make(kind: str, **training: Any) -> Job:
     """A fresh job of this kind, the same each time."""
     torch.manual_seed(1)
-    labelled = pictures(classes=3)
-    match kind:
-        case "gan":
-            return _gan_job(gan_config(**FULL), **training)
-        case "gan-labels-steps":
-            return _gan_job(gan_config(num_classes=3, discriminator_steps=2, **FULL), labelled, **training)
-        case "gan-relativistic":
-            r1 = R1Config(gamma=1.0, gamma_fake=1.0, every=1)
-            return _gan_job(gan_config(num_classes=3, loss="relativistic", r1=r1), labelled, **training)
-        case "gan-wgan":
-            return _gan_job(gan_config(loss="wasserstein", gradient_penalty=WganGpConfig()), **training)
-        case "gan-channels-last":
-            return _gan_job(gan_config(**FULL), channels_last=True, **training)
-        case "grow":
-            return _job(Grow(), ("images",), 16, **training)
-        case "cycle":
-            return _job(Cycle(), ("source", "target"), **training)
-        case "supernet":
-            return _job(Supernet(), ("images",), **training)
-        case "translate":
-            return _job(Translate(), ("source", "target"), **training)
-        case _:
-            raise ValueError(kind)
-
-
-KINDS = (
-    "gan",
-    "gan-labels-steps",
-    "gan-relativistic",
-    "gan-wgan",
-    "gan-channels-last",
-    "grow",
-    "cycle",
-    "supernet",
-    "translate",
-)
-
-
-@dataclass
-class Recorded:
-    """Numbers that a test compares: tensors by name, and plain facts."""
-
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    return JOBS[kind](**training)

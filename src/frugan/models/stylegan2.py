@@ -55,6 +55,13 @@ def _check_widths(widths: tuple[int, ...] | None, count: int) -> None:
         raise ValueError(f"widths must be {count} numbers of 1 or more, got {widths}")
 
 
+def _check_labels(labels: Tensor | None, num_classes: int) -> None:
+    given = 0 if labels is None else labels.shape[1]
+    if given != num_classes:
+        wanted = f"labels of {num_classes} classes" if num_classes else "no labels"
+        raise ValueError(f"this network takes {wanted}, got {'none' if labels is None else tuple(labels.shape)}")
+
+
 def _resolutions(top: int) -> tuple[int, ...]:
     return tuple(2**power for power in range(2, top.bit_length()))
 
@@ -166,11 +173,9 @@ class MappingNetwork(nn.Module):
 
     def features(self, z: Float[Tensor, "N z_dim"] | None, labels: Labels | None) -> Float[Tensor, "N w_dim"]:
         """One code per sample, before it is repeated for every layer."""
+        _check_labels(labels, self.num_classes)
         parts = [] if z is None else [pixel_norm(z)]
-        if (labels is None) != (self.num_classes == 0):
-            wanted = f"labels of {self.num_classes} classes" if self.num_classes else "no labels"
-            raise ValueError(f"this network takes {wanted}, got {'none' if labels is None else tuple(labels.shape)}")
-        if labels is not None:
+        if labels is not None and self.num_classes:
             parts.append(pixel_norm(self.embed(labels)))
         x = torch.cat(parts, dim=1)
         for index in range(self.num_layers):
@@ -364,7 +369,7 @@ class SynthesisNetwork(nn.Module):
         `subnet` runs the leading channels and may stop early; `dtype` is that of the highest `num_half_resolutions`
         resolutions (None: float32 throughout).
         """
-        return list(self.images(w, noise, subnet, dtype).values())[-1]
+        return list(self.images(w, noise, subnet, dtype).values())[-1].contiguous()
 
 
 class Generator(nn.Module):
@@ -571,8 +576,7 @@ class Discriminator(nn.Module):
         if images.shape[1:] != (config.channels, config.resolution, config.resolution):
             expected = (config.channels, config.resolution, config.resolution)
             raise ValueError(f"images must be {expected} each, got {tuple(images.shape[1:])}")
-        if labels is not None and not config.num_classes:
-            raise ValueError(f"this discriminator takes no labels, got {tuple(labels.shape)}")
+        _check_labels(labels, config.num_classes)
         half_from = 2 * config.resolution >> config.num_half_resolutions
         x: Tensor | None = None
         image: Tensor | None = images

@@ -31,11 +31,11 @@ def fir_filter(taps: Sequence[float]) -> Taps:
 
     Raises ValueError for no taps or a sum of 0.
     """
-    values = torch.tensor(tuple(taps), dtype=torch.float64)
-    if values.numel() == 0 or float(values.sum()) == 0.0:
+    total = sum(taps)
+    if not taps or total == 0:
         raise ValueError(f"a filter needs at least one tap and a sum other than 0, got {tuple(taps)}")
-    values = values / values.sum()
-    return (values if len(values) >= SEPARABLE_FROM else torch.outer(values, values)).float()
+    values = torch.tensor([tap / total for tap in taps], dtype=torch.float64)
+    return (values if len(taps) >= SEPARABLE_FROM else torch.outer(values, values)).float()
 
 
 def _pair(value: Pair, name: str, low: int) -> tuple[int, int]:

@@ -1,0 +1,77 @@
+"""The share of an iteration that is not the step: samplers, statistics, bookkeeping.
+
+    python -m benchmarks.loop [--threads 2] [--iterations 12]
+
+The step is what any training needs: forward and backward passes, Adam, the moving average. All else is the loop's own.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from frugan.data.dataset import from_arrays
+from frugan.recipes import auto, stylegan2
+from frugan.training import feed, loop, optimise
+from frugan.training.door import Stats
+from frugan.training.ranks import Ranks
+
+
+class Clock:
+    """Sums the time spent in functions, without what other timed functions inside them take."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+        self._inside: list[float] = []
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            self._inside.append(0.0)
+            result = function(*args, **kwargs)
+            whole = time.perf_counter() - began
+            inner = self._inside.pop()
+            if self._inside:
+                self._inside[-1] += whole
+            self.spent[name] = self.spent.get(name, 0.0) + whole - inner
+            return result
+
+        return call
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--iterations", type=int, default=12)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    recipe = stylegan2.small(64)
+    pictures = np.random.default_rng(0).integers(0, 256, (124, 3, 64, 64), dtype=np.uint8)
+    data = {"images": from_arrays(pictures)}
+    task = recipe.task.build(data, recipe.training.batch)
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    feeds = {"images": feed.Feed(data["images"], 0, False, ranks.device)}
+    trained = loop.Loop(task, recipe.optimisers, recipe.training, feeds, ranks, auto._Silent())
+    clock = Clock()
+    feed.Feed.batch = clock.timed("real pictures", feed.Feed.batch)
+    Stats.add = clock.timed("statistics", Stats.add)
+    Stats.reduce = clock.timed("statistics", Stats.reduce)
+    optimise.Optimiser.step = clock.timed("step", optimise.Optimiser.step)
+    optimise.Average.update = clock.timed("step", optimise.Average.update)
+    loop.Loop._backward = clock.timed("step", loop.Loop._backward)
+    iterate = clock.timed("bookkeeping", trained.iterate)
+    iterate()
+    clock.spent.clear()
+    for _ in range(args.iterations):
+        iterate()
+    total = sum(clock.spent.values())
+    for name, seconds in sorted(clock.spent.items(), key=lambda item: -item[1]):
+        print(f"{name:<14} {seconds / total:7.2%}  {1000 * seconds / args.iterations:8.2f} ms an iteration")
+    print(f"{'loop overhead':<14} {1 - clock.spent['step'] / total:7.2%}")
+
+
+if __name__ == "__main__":
+    main()
