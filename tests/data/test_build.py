@@ -19,13 +19,14 @@ from PIL import Image
 from frugan.data import build as build_module
 from frugan.data import packages as packages_module
 from frugan.data import scenes as scenes_module
-from frugan.data.build import BUILD_SETS, MARK, build
+from frugan.data.build import BUILD_SETS, build
 from frugan.data.cache import prepare
 from frugan.data.demo import demo_base, read_index
 from frugan.data.emoji_sets import merge_bases, read_openmoji
 from frugan.data.packages import BuildError, DebianPackage, NpmPackage, content_digest
 from frugan.data.pictures import DataConfig
 from frugan.data.scenes import CLASSES, GROUND, SKY, Sprite, compose
+from frugan.data.sources import BUILD_NOTES
 
 SVG = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 72">'
@@ -479,7 +480,7 @@ def test_fashion_from_every_place(how: str, shelf: Path, monkeypatch: pytest.Mon
     built = build("fashion-mnist", tmp_path / "out" / "fashion", packages=None if how == "installed" else shelf)
     assert built.is_new and built.counts == {"train": 12, "test": 4}
     assert names_in(built.folder) == {
-        *("train.zip", "test.zip", "CREDITS.md", MARK, "LICENSE-dataset-fashion-mnist.txt"),
+        *("train.zip", "test.zip", "CREDITS.md", BUILD_NOTES, "LICENSE-dataset-fashion-mnist.txt"),
     }
     assert (built.folder / "LICENSE-dataset-fashion-mnist.txt").read_bytes() == b"who made it"
 
@@ -773,7 +774,7 @@ def test_every_set_states_its_terms_and_pins_its_packages() -> None:
 
 
 def test_mark_tells_what_was_built(scenes: Callable[..., Path], fluent: NpmPackage) -> None:
-    mark = json.loads((scenes("a", scenes=1, size=16) / MARK).read_text())
+    mark = json.loads((scenes("a", scenes=1, size=16) / BUILD_NOTES).read_text())
     assert mark["set"] == "emoji-scenes" and mark["settings"] == {"size": 16, "scenes": 1, "seed": 0}
     assert mark["packages"] == {fluent.name: fluent.integrity} and mark["flip"] is True
 

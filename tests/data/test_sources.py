@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 import torch
 
@@ -375,3 +376,16 @@ def test_an_error_in_the_work_is_seen(folder: Path) -> None:
 
     with pytest.raises(ZeroDivisionError, match="a bug"):
         list(read_all(open_source(folder), work))
+
+
+@pytest.mark.parametrize(("flip", "expected"), [(False, True), (True, False)])
+def test_the_notes_of_a_built_set_say_whether_to_mirror(tmp_path: Path, flip: bool, expected: bool) -> None:
+    pictures = tmp_path / "set" / "train" / "source"
+    pictures.mkdir(parents=True)
+    PIL.Image.new("RGB", (8, 8)).save(pictures / "a.png")
+    (tmp_path / "set" / "build.json").write_text(json.dumps({"flip": flip}))
+    with open_source(pictures) as source:
+        assert source.has_glyphs is expected
+    (tmp_path / "set" / "build.json").write_text("{half")
+    with open_source(pictures) as source:
+        assert source.has_glyphs is False

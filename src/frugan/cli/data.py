@@ -90,7 +90,7 @@ def sets() -> None:
         print(f"  demo:{name:<15} {demo.count:>6}  {demo.description}; {demo.licence}")
     print("built by `frugan data build NAME`:")
     for name, chosen in BUILD_SETS.items():
-        print(f"  {name:<20}         {chosen.description}; {chosen.licence}")
+        print(f"  {name:<20}         {chosen.description.rstrip(".")}; {chosen.licence}")
 
 
 def build(

@@ -22,9 +22,9 @@ from frugan.data.digests import Progress
 from frugan.data.emoji_sets import make_domains, make_pairs
 from frugan.data.packages import BuildError, DebianPackage, NpmPackage, Package, Unpacked, open_package
 from frugan.data.scenes import make_scenes
+from frugan.data.sources import BUILD_NOTES
 from frugan.data.write import explained
 
-MARK = "build.json"
 Settings = Mapping[str, int]
 Make = Callable[[Path, Sequence[Path], Settings, Progress], dict[str, int]]
 """Writes a set: make(folder, packages, settings, progress) -> counts."""
@@ -132,7 +132,7 @@ def _counts_if_built(name: str, settings: Settings, out: Path) -> dict[str, int]
         return None
     elsewhere = "give another folder, or remove this one first"
     try:
-        mark: dict[str, Any] = json.loads((out / MARK).read_text(encoding="utf-8"))
+        mark: dict[str, Any] = json.loads((out / BUILD_NOTES).read_text(encoding="utf-8"))
         found, counts = (mark["set"], mark["settings"]), dict(mark["counts"])
     except (OSError, ValueError, KeyError, TypeError):
         raise BuildError(f"{str(out)!r} is not empty and holds no set made here: {elsewhere}") from None
@@ -174,7 +174,7 @@ def _write_notes(
         "flip": chosen.flip,
         "packages": {package.name: package.checksum for package in chosen.packages},
     }
-    (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
+    (folder / BUILD_NOTES).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
 
 
 # ---- the sets -------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import difflib
+import json
 import lzma
 import os
 import re
@@ -39,6 +40,8 @@ _FOREIGN = {
     **dict.fromkeys([".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf"], "a raw photo; develop it to JPEG or TIFF first"),
 }
 
+BUILD_NOTES = "build.json"
+"""What `frugan data build` writes about a set into its folder."""
 _MOST_WORKERS = 16
 _ROUNDS_AHEAD = 8
 
@@ -275,7 +278,19 @@ def _source(
         ignored=dict(listing.ignored),
         notes=labelled.notes,
         close=close,
+        has_glyphs=_must_not_be_mirrored(path),
     )
+
+
+def _must_not_be_mirrored(place: Path) -> bool:
+    """Whether the notes of a built set (`frugan data build`), beside or up to two folders above, say so."""
+    for folder in (place, *place.parents[:2]):
+        notes = folder / BUILD_NOTES
+        if notes.is_file():
+            with contextlib.suppress(OSError, ValueError):
+                facts = json.loads(notes.read_bytes())
+                return isinstance(facts, dict) and facts.get("flip") is False
+    return False
 
 
 def _array_source(place: Path, found: Arrays, labels: Labels) -> Source:
