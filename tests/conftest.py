@@ -9,6 +9,11 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-golden` accepts new golden numbers and public names; say why in the commit."""
+    parser.addoption("--update-golden", action="store_true", help="accept new golden numbers and public names")
+
+
 @pytest.fixture(scope="session")
 def fixtures_dir() -> Path:
     """The folder with the authors' numbers; tests that need it are skipped where it is absent."""

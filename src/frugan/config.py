@@ -80,7 +80,7 @@ def _value_annotation(annotation: Any) -> Any:
     return Any
 
 
-def from_dict(cls: type[T], data: Mapping[str, Any], path: str = "") -> T:
+def from_dict(cls: type[T], data: Any, path: str = "") -> T:
     """The settings of class `cls` that `to_dict` wrote. Unknown, missing or ill-typed entries raise ConfigError."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{path or cls.__name__} must be a table of settings, got {data!r}")

@@ -90,7 +90,8 @@ def sets() -> None:
         print(f"  demo:{name:<15} {demo.count:>6}  {demo.description}; {demo.licence}")
     print("built by `frugan data build NAME`:")
     for name, chosen in BUILD_SETS.items():
-        print(f"  {name:<20}         {chosen.description.rstrip(".")}; {chosen.licence}")
+        described = chosen.description.rstrip(".")
+        print(f"  {name:<20} {described}; {chosen.licence}")
 
 
 def build(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from frugan.models.subnet import Subnet
 from frugan.ops.elastic import leading
-from frugan.ops.equalized import SLOPE, EqualizedConv2d, EqualizedLinear, bias_act
+from frugan.ops.equalized import SLOPE, EqualizedConv2d, EqualizedLinear
 from frugan.ops.modulate import modulated_conv2d
 from frugan.ops.normalize import minibatch_stddev, pixel_norm
 from frugan.ops.resample import downsample2d, fir_filter, upsample2d
@@ -246,7 +246,8 @@ class ToRGB(nn.Module):
         """An image in the dtype of `w`. The style's gain is that of all inputs, also where fewer run."""
         styles = self.affine(w, x.shape[1]) * (1 / math.sqrt(self.weight.shape[1]))
         x = modulated_conv2d(x, leading(self.weight, None, x.shape[1]), styles, self.bias, demodulate=False)
-        return bias_act(x, clamp=self.clamp).to(w.dtype)
+        x = x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
+        return x.to(w.dtype)
 
 
 class SynthesisBlock(nn.Module):
@@ -274,7 +275,7 @@ class SynthesisBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "N C H W"] | None,
-        w: Float[Tensor, "N 3 w_dim"] | Float[Tensor, "N 2 w_dim"],
+        w: Float[Tensor, "N styles w_dim"],
         noise: Sequence[Tensor | None],
         widths: Sequence[int],
         dtype: torch.dtype,

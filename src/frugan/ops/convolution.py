@@ -174,7 +174,7 @@ class _WeightGradient(torch.autograd.Function):
         padding: tuple[int, int],
         groups: int,
     ) -> Tensor:
-        weight = wide.new_empty(1).expand(shape)
+        weight = wide.new_empty(shape)  # only its shape counts
         gradients = torch.ops.aten.convolution_backward(
             narrow, wide, weight, None, stride, padding, (1, 1), False, (0, 0), groups, (False, True, False)
         )

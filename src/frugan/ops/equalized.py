@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from frugan.ops.elastic import leading
 from frugan.ops.resample import Taps, conv2d_resample
 
 Activation = Literal["linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"]
@@ -107,7 +108,7 @@ class EqualizedLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "N inputs"], num_out: int | None = None) -> Float[Tensor, "N outputs"]:
         """The activated outputs, all or the first `num_out`, in the dtype of `x`."""
-        weight, bias = self.weight[:num_out].to(x.dtype), self.bias[:num_out].to(x.dtype)
+        weight, bias = leading(self.weight, num_out).to(x.dtype), leading(self.bias, num_out).to(x.dtype)
         gain = self.lr_multiplier / math.sqrt(self.weight.shape[1])
         x = torch.addmm(bias, x, weight.t(), beta=self.lr_multiplier, alpha=gain)
         return bias_act(x, activation=self.activation)
@@ -151,8 +152,8 @@ class EqualizedConv2d(nn.Module):
 
         Fewer input channels than the layer has use the leading part of the weights.
         """
-        weight = self.weight[:num_out, : x.shape[1]]
-        bias = None if self.bias is None else self.bias[:num_out]
+        weight = leading(self.weight, num_out, x.shape[1])
+        bias = None if self.bias is None else leading(self.bias, num_out)
         clamp = None if self.clamp is None else self.clamp * gain
         # Linear and leaky ReLU let a positive gain through: put into the weights, it costs no pass over the features.
         total = gain * GAINS[self.activation]

@@ -34,7 +34,8 @@ class RunFolder:
         """Make the folder. Raises RunError where it holds files of something else."""
         if self.path.is_file():
             raise RunError(f"{self.path} is a file; choose another --out")
-        self.path.mkdir(parents=True, exist_ok=True)
+        with explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         if not self.exists and any(not child.name.startswith(".") for child in self.path.iterdir()):
             raise RunError(f"{self.path} holds files but no run of ours; choose an empty or new folder with --out")
 
@@ -42,8 +43,9 @@ class RunFolder:
         """Make what is missing in it, the recipe first, by which a run is known; sweep up after interrupted writes."""
         if not self.exists:
             self.write_recipe(recipe)
-        for folder in (self.checkpoints, self.grids):
-            folder.mkdir(exist_ok=True)
+        with explained(self.path):
+            for folder in (self.checkpoints, self.grids):
+                folder.mkdir(exist_ok=True)
         for part in (*self.path.glob(".*.part"), *self.grids.glob(".*.part")):
             part.unlink(missing_ok=True)
 

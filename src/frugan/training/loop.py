@@ -147,7 +147,7 @@ class Loop:
         clock = _Clock(self.progress.seconds)
         next_status, next_save = clock.now() + config.status_seconds, clock.now() + config.checkpoint_seconds
         saved_at: int | None = None
-        if self.progress.sound is None or self.progress.images_seen >= config.total_images:
+        if self.progress.sound is None or (self.progress.images_seen >= config.total_images and not self.ended()):
             self._snapshot()
             self.progress.sound = self.progress.images_seen
         while (ended := self.ended()) is None:
