@@ -1,5 +1,6 @@
-"""A run folder: begun, killed at every write, damaged, stopped, extended, refused; whatever happens, the same weights."""
+"""A run folder: begun, killed at every write, damaged, stopped, extended, refused; always the same weights."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -9,10 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 
-import frugan
 from frugan import checkpoint
 from frugan.checkpoint import list_checkpoints
 from frugan.evaluation import PIXEL_SWD, Evaluation
@@ -22,12 +23,14 @@ from frugan.training.folder import RunError, RunFolder
 from frugan.training.loop import TrainingError
 from frugan.training.recipe import AdamConfig
 from frugan.training.run import Outcome, Start, fit, train
-from frugan.training.tasks.gan import LeCamConfig
+from frugan.training.tasks.gan import PathLengthConfig, R1Config
 from tests.training.tiny_runs import assert_same_end, final_weights, tiny_data, tiny_recipe
 from tests.training.tiny_tasks import gan_config, pictures
 
 
-def go(run: Path, *, force: bool = False, tell: Callable[[dict[str, Any]], None] | None = None, **training: Any) -> Outcome:
+def go(
+    run: Path, *, force: bool = False, tell: Callable[[dict[str, Any]], None] | None = None, **training: Any
+) -> Outcome:
     """Train, or go on."""
     start = Start(device="cpu", force=force, tell=tell or (lambda line: None))
     return train(run, tiny_recipe(**training), tiny_data(), start)
@@ -92,16 +95,17 @@ class Saboteur:
         self.number, self.moment, self.error = number, moment, error
         self.count, self.is_dead = 0, False
         for owner, names in (
-            (Path, ("replace", "rename", "unlink", "mkdir", "write_bytes", "write_text")),
+            (Path, ("replace", "rename", "unlink", "mkdir", "write_bytes", "write_text", "open")),
             (shutil, ("rmtree",)),
             (checkpoint, ("write_durably",)),
-            (RunFolder, ("append",)),
         ):
             for name in names:
                 monkeypatch.setattr(owner, name, self._wrap(getattr(owner, name), name))
 
     def _wrap(self, real: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*args: Any, **keywords: Any) -> Any:
+            if name == "open" and args[1:] != ("a",):  # the log alone is written piece by piece
+                return real(*args, **keywords)
             if self.is_dead:
                 raise Killed
             self.count += 1
@@ -119,9 +123,9 @@ class Saboteur:
     def _half(self, real: Callable[..., Any], name: str, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         if name == "write_durably":
             args[0].write_bytes(args[1][: len(args[1]) // 2])
-        elif name == "append":
-            with args[0].log.open("a") as file:
-                file.write(json.dumps(args[1])[:10])
+        elif name == "open":
+            with real(*args, **keywords) as file:
+                file.write('{"images_')
         elif name == "rmtree" and Path(args[0]).is_dir():
             next(path for path in sorted(Path(args[0]).iterdir()) if path.is_file()).unlink()
 
@@ -143,6 +147,14 @@ def sabotage(number: int, moment: str, error: OSError | None, act: Callable[[], 
 MOMENTS = ("before", "middle", "after")
 
 
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Types are not checked at run time, for tests that do the same again and again."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
 SHORT = {"total_images": 8, "keep_checkpoints": 1}
 
 
@@ -154,6 +166,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_killed_at_every_write_it_goes_on_bit_for_bit(short: Path, tmp_path: Path) -> None:
     number, ended = 1, False
     while not ended:
@@ -170,6 +183,7 @@ def test_killed_at_every_write_it_goes_on_bit_for_bit(short: Path, tmp_path: Pat
     assert number > 50
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_full_disk_at_any_write_is_said_and_leaves_the_checkpoints_whole(short: Path, tmp_path: Path) -> None:
     number, ended = 1, False
     while not ended:
@@ -184,3 +198,382 @@ def test_a_full_disk_at_any_write_is_said_and_leaves_the_checkpoints_whole(short
         shutil.rmtree(run)
         number += 1
     assert number > 50
+
+
+# -- damage ---------------------------------------------------------------------------------------------------------
+
+
+def cut_a_part(path: Path) -> None:
+    part = path / "net.generator.safetensors"
+    part.write_bytes(part.read_bytes()[:-100])
+
+
+def flip_a_byte(name: str, where: float) -> Callable[[Path], None]:
+    def damage(path: Path) -> None:
+        data = bytearray((path / name).read_bytes())
+        data[int(len(data) * where)] ^= 1
+        (path / name).write_bytes(data)
+
+    return damage
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "part cut": cut_a_part,
+    "byte of a part": flip_a_byte("adam.generator.safetensors", 0.7),
+    "byte of the header of a part": flip_a_byte("ema.generator.safetensors", 0.01),
+    "byte of the index": flip_a_byte("checkpoint.json", 0.5),
+    "part gone": lambda path: (path / "task.safetensors").unlink(),
+    "index gone": lambda path: (path / "checkpoint.json").unlink(),
+    "index empty": lambda path: (path / "checkpoint.json").write_bytes(b""),
+    "index half": lambda path: (path / "checkpoint.json").write_bytes((path / "checkpoint.json").read_bytes()[:300]),
+    "index of something else": lambda path: (path / "checkpoint.json").write_text("[1, 2]"),
+    "everything gone": lambda path: [file.unlink() for file in path.iterdir()],  # type: ignore[dict-item]
+}
+
+
+def interrupted(run: Path, at: int = 12, **training: Any) -> None:
+    """A run that stopped half-way, with checkpoints at 4 images less, 8 less, ..."""
+
+    def tell(line: dict[str, Any]) -> None:
+        if line["images_seen"] == at and "losses" in line:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert go(run, tell=tell, **training).reason == "stopped"
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_newest_checkpoint_is_passed_over(name: str, whole: Path, tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    assert names_of(tmp_path)[-2:] == ["000000008", "000000012"]
+    DAMAGES[name](tmp_path / "checkpoints" / "000000012")
+    assert load(tmp_path).info["images_seen"] <= 8
+    told: list[dict[str, Any]] = []
+    assert go(tmp_path, tell=told.append).reason == "finished"
+    assert_same_end(tmp_path, whole)
+    (text,) = events_of(tmp_path, "damaged")
+    assert "000000012" in text and text.endswith("fell back to 000000008")
+    assert {"event": "damaged", "images_seen": 8, "text": text} in told
+    checkpoint.load(tmp_path / "checkpoints" / "000000012")  # written again on the way
+
+
+def test_dead_folders_of_interrupted_writes_do_no_harm(whole: Path, tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    for name in (".000000016.99.part", ".000000012.99.old"):
+        (tmp_path / "checkpoints" / name).mkdir()
+        (tmp_path / "checkpoints" / name / "net.generator.safetensors").write_bytes(b"half")
+    (tmp_path / ".run.json.99.part").write_bytes(b"half")
+    go(tmp_path)
+    assert_same_end(tmp_path, whole)
+    assert litter_of(tmp_path) == []
+
+
+def test_a_damaged_newest_checkpoint_does_not_push_out_good_ones(tmp_path: Path) -> None:
+    """Only one is kept: it must be the one just written, not a newer-named wreck."""
+    interrupted(tmp_path, 12, keep_checkpoints=1)
+    flip_a_byte("checkpoint.json", 0.5)(tmp_path / "checkpoints" / "000000012")
+    wreck = tmp_path / "checkpoints" / "000000099"
+    (tmp_path / "checkpoints" / "000000012").rename(wreck)
+    go(tmp_path, keep_checkpoints=1)
+    assert "000000016" in names_of(tmp_path)
+    assert load(tmp_path).info["images_seen"] <= 16
+
+
+def test_when_all_checkpoints_are_damaged_it_says_so(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    for path in list_checkpoints(tmp_path / "checkpoints"):
+        cut_a_part(path)
+    with pytest.raises(TrainingError, match=r"every checkpoint of this run is damaged: .*000000012.*; .*000000008"):
+        go(tmp_path)
+    with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+        load(tmp_path)
+
+
+def test_a_torn_log_is_mended(whole: Path, tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    (tmp_path / "checkpoints" / "000000012" / "checkpoint.json").unlink()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"images_seen": 12, "iterat')
+    go(tmp_path)
+    lines = log_of(tmp_path)  # every line can be read
+    numbers = [line["images_seen"] for line in lines if "losses" in line]
+    assert numbers == [4, 8, 12, 16]
+    scores = [(line["images_seen"], line["scores"]) for line in lines if "scores" in line]
+    assert scores == [(line["images_seen"], line["scores"]) for line in log_of(whole) if "scores" in line]
+
+
+# -- stopping, extending, refusing ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_with_a_checkpoint(number: int, whole: Path, tmp_path: Path) -> None:
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def tell(line: dict[str, Any]) -> None:
+        if line["images_seen"] == 12 and "losses" in line:
+            os.kill(os.getpid(), number)
+
+    outcome = go(tmp_path, tell=tell, checkpoint_seconds=1e9)
+    assert (outcome.reason, outcome.images_seen) == ("stopped", 12)
+    assert names_of(tmp_path)[-1] == "000000012"
+    assert events_of(tmp_path, "stopped") == ["stopped at 12 images; the same command goes on"]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert go(tmp_path).reason == "finished"
+    assert_same_end(tmp_path, whole)
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    def tell(line: dict[str, Any]) -> None:
+        if line["images_seen"] == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(SystemExit) as raised:
+        go(tmp_path, tell=tell)
+    assert raised.value.code == 130
+
+
+def test_a_finished_run_can_be_extended(whole: Path, tmp_path: Path) -> None:
+    assert go(tmp_path, total_images=8).reason == "finished"
+    assert go(tmp_path, total_images=16).reason == "finished"
+    assert_same_end(tmp_path, whole)
+    assert RunFolder(tmp_path).read_recipe().training.total_images == 16
+    assert go(tmp_path, total_images=8).reason == "already finished"
+
+
+def test_changed_settings_are_named_and_refused(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    recipe = tiny_recipe()
+    adam = AdamConfig(lr=0.003)
+    changed = dataclasses.replace(recipe, optimisers={**recipe.optimisers, "generator": adam})
+    with pytest.raises(RunError, match=r"optimisers.generator.lr: 0.002 -> 0.003\nUse another --out .* or --force"):
+        train(tmp_path, changed, tiny_data())
+    with pytest.raises(RunError, match=r"training.seed: 0 -> 1"):
+        go(tmp_path, seed=1)
+    assert RunFolder(tmp_path).read_recipe() == recipe
+    assert train(tmp_path, changed, tiny_data(), Start(force=True)).reason == "finished"
+    assert RunFolder(tmp_path).read_recipe() == changed
+
+
+def test_changed_pictures_are_named_and_refused(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    with pytest.raises(RunError, match=r"pictures of 'images' are not the same ones \(6 now\)"):
+        train(tmp_path, tiny_recipe(), tiny_data(seed=1))
+    assert train(tmp_path, tiny_recipe(), tiny_data(seed=1), Start(force=True)).reason == "finished"
+
+
+def test_settings_of_when_and_where_may_change(whole: Path, tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    changes = {"checkpoint_seconds": 7.0, "status_seconds": 3.0, "keep_checkpoints": 5, "max_rollbacks": 9}
+    assert go(tmp_path, **changes, plateau_images=1000).reason == "finished"
+    assert_same_end(tmp_path, whole)
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    with RunFolder(tmp_path).lock(), pytest.raises(RunError, match="another process is training in"):
+        go(tmp_path)
+    assert go(tmp_path).reason == "finished"
+
+
+def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"mine")
+    with pytest.raises(RunError, match="holds files but no run of ours; choose an empty or new folder with --out"):
+        go(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+    with pytest.raises(RunError, match="is a file; choose another --out"):
+        go(tmp_path / "holiday.jpg")
+
+
+def test_a_recipe_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"name": "tiny"')
+    with pytest.raises(RunError, match=r"recipe.json cannot be read .*; start a new run with another --out"):
+        go(tmp_path)
+
+
+def test_another_machine_is_said(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    facts = RunFolder(tmp_path).read_facts()
+    facts["machine"]["threads"] = 64
+    RunFolder(tmp_path).write_facts(facts)
+    go(tmp_path)
+    assert events_of(tmp_path, "machine") == ["not bit for bit from here on: threads 64 -> 1"]
+
+
+# -- trouble ----------------------------------------------------------------------------------------------------------
+
+
+def spreads(monkeypatch: pytest.MonkeyPatch, values: dict[int, list[tuple[float, float]]]) -> None:
+    """Let the n-th evaluation after so many images find (score, spread of the fakes)."""
+    calls: list[int] = []
+    seen: list[int] = []
+    look = run_module.Journal._look
+
+    def noting(self: Any, loop: Any) -> dict[str, float]:
+        seen.append(loop.progress.images_seen)
+        return look(self, loop)
+
+    def score(*_: Any, **__: Any) -> Evaluation:
+        calls.append(seen[-1])
+        score, spread = values[seen[-1]][min(calls.count(seen[-1]), len(values[seen[-1]])) - 1]
+        return Evaluation(scores={PIXEL_SWD: score}, protocol={}, fake_spread=spread, real_spread=0.2)
+
+    monkeypatch.setattr(run_module.Journal, "_look", noting)
+    monkeypatch.setattr(run_module, "quick_score", score)
+
+
+def test_samples_that_become_alike_lead_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    spreads(monkeypatch, {0: [(9, 0.1)], 8: [(8, 0.1)], 16: [(99, 0.001), (7, 0.1)], 24: [(6, 0.1)]})
+    assert go(tmp_path, total_images=24).reason == "finished"
+    (text,) = events_of(tmp_path, "rollback")
+    assert text == "samples became alike (spread 0.0010, was 0.1000): back at 8 images, half the speed"
+    progress = checkpoint.read_info(tmp_path / "checkpoints" / "000000024")["loop"]["progress"]
+    assert (progress["rollbacks"], progress["lr_factor"], progress["best"]) == (1, 0.5, "000000024")
+
+
+def test_fakes_that_never_varied_are_not_called_collapsed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    spreads(monkeypatch, {0: [(9, 0.04)], 8: [(8, 0.001)], 16: [(7, 0.0)]})
+    assert go(tmp_path).reason == "finished"
+    assert events_of(tmp_path, "rollback") == []
+
+
+def test_samples_that_stay_alike_end_with_advice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    spreads(monkeypatch, {0: [(9, 0.1)], 8: [(8, 0.1)], 16: [(99, 0.0)]})
+    with pytest.raises(TrainingError, match=r"gave up after 2 returns to older checkpoints\. Try a lower"):
+        go(tmp_path, max_rollbacks=2)
+    assert len(events_of(tmp_path, "failed")) == 1
+    assert names_of(tmp_path)[-1] < "000000016"  # what was collapsed is not kept
+
+
+def test_a_roll_back_survives_a_kill(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Killed right after a roll-back or somewhere on the second way, the weights come out the same."""
+    table = {0: [(9, 0.1)], 8: [(8, 0.1)], 16: [(99, 0.0), (7, 0.1)], 24: [(6, 0.1)]}
+    for name, at in (("whole", None), ("first", 8), ("second", 12)):
+        with monkeypatch.context() as patch:
+            spreads(patch, table)
+            returned: list[bool] = []
+
+            def tell(line: dict[str, Any], at: int | None = at, returned: list[bool] = returned) -> None:
+                returned.append(line.get("event") == "rollback")
+                if at is not None and any(returned) and line["images_seen"] == at:
+                    raise Killed
+
+            try:
+                go(tmp_path / name, total_images=24, tell=tell)
+            except Killed:
+                if at == 8:  # nothing remembers the first try: it is made again
+                    patch.undo()
+                    spreads(patch, table)
+                else:
+                    patch.undo()
+                    spreads(patch, {**table, 16: [(7, 0.1)]})
+                go(tmp_path / name, total_images=24)
+        assert_same_end(tmp_path / name, tmp_path / "whole")
+
+
+def test_the_best_and_the_last_sound_checkpoint_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table: dict[int, list[tuple[float, float]]] = {images: [(9, 0.1)] for images in range(0, 48, 16)}
+    table[16] = [(1, 0.1)]
+    spreads(monkeypatch, table)
+    interrupted(tmp_path, 44, total_images=100, snapshot_images=16, keep_checkpoints=1)
+    assert names_of(tmp_path) == ["000000016", "000000032", "000000044"]
+    assert load(tmp_path).info["images_seen"] == 16
+
+
+def test_a_plateau_stops_early_and_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    table: dict[int, list[tuple[float, float]]] = {images: [(5, 0.1)] for images in range(0, 400, 8)}
+    spreads(monkeypatch, table)
+    assert go(tmp_path, total_images=400, plateau_images=24).reason == "plateau"
+    (text,) = events_of(tmp_path, "plateau")
+    assert text.startswith("stopped at 24 images: the score no longer improves")
+    again = go(tmp_path, total_images=400, plateau_images=24)
+    assert (again.reason, again.images_seen) == ("already finished", 24)
+    assert go(tmp_path, total_images=400, plateau_images=40).images_seen == 40
+
+
+# -- what goes in -----------------------------------------------------------------------------------------------------
+
+
+def test_grids_and_scores_never_change_the_training(whole: Path, tmp_path: Path) -> None:
+    go(tmp_path, snapshot_images=1000, checkpoint_seconds=1e9)
+    a, b = final_weights(whole), final_weights(tmp_path)
+    for part in a:
+        assert all(torch.equal(a[part][name], b[part][name]) for name in a[part])
+    assert (tmp_path / "grids" / "fakes-000000016.png").read_bytes() == (
+        whole / "grids" / "fakes-000000016.png"
+    ).read_bytes()
+
+
+def test_seeds_give_different_weights(whole: Path, tmp_path: Path) -> None:
+    go(tmp_path, seed=1)
+    a, b = (final_weights(run)["ema.generator"] for run in (whole, tmp_path))
+    assert not torch.equal(a["synthesis.b4.conv1.weight"], b["synthesis.b4.conv1.weight"])
+
+
+CASES = {
+    "one picture": (pictures(1, 4), 4),
+    "a batch larger than the set": (pictures(3, 4), 8),
+    "a batch of one": (pictures(3, 4), 1),
+    "grey": (pictures(5, 4, channels=1), 4),
+    "colour and alpha": (pictures(5, 4, channels=4), 4),
+    "classes": (pictures(5, 4, classes=3), 4),
+    "grey classes": (pictures(5, 4, channels=1, classes=2), 4),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_kind_of_set_trains_and_loads(case: str, tmp_path: Path) -> None:
+    dataset, batch = CASES[case]
+    task = gan_config(4, r1=R1Config(gamma=1.0, every=2), path_length=PathLengthConfig(every=2))
+    recipe = fit(tiny_recipe(task, batch=batch, total_images=2 * batch), {"images": dataset})
+    assert recipe.task.generator.num_classes == dataset.num_classes
+    assert train(tmp_path, recipe, {"images": dataset}).reason == "finished"
+    model = load(tmp_path)
+    assert model.sample([0, 1]).shape == (2, dataset.channels, 4, 4)
+    assert model.class_names == dataset.class_names
+    assert train(tmp_path, recipe, {"images": dataset}).reason == "already finished"
+
+
+def test_a_training_starts_from_a_model(whole: Path, tmp_path: Path) -> None:
+    start = Start(parent=str(whole), device="cpu")
+    interrupted_at_zero = dataclasses.replace(tiny_recipe(), training=tiny_recipe(total_images=0).training)
+    train(tmp_path / "none", interrupted_at_zero, tiny_data(), start)
+    parent, child = load(whole), load(tmp_path / "none")
+    for name, tensor in parent.generator.state_dict().items():
+        assert torch.equal(child.generator.state_dict()[name], tensor)
+    assert child.discriminator is not None and parent.discriminator is not None
+    (text,) = events_of(tmp_path / "none", "started_from")
+    count, heads = len(parent.generator.state_dict()), len(parent.discriminator.state_dict())
+    assert text == (
+        f"started from {whole}: {count} of {count} tensors of the generator and {heads} of {heads} tensors of the "
+        "discriminator"
+    )
+    train(tmp_path / "some", tiny_recipe(), tiny_data(), start)
+    assert child.info["parent"] == str(whole)
+    assert not torch.equal(
+        final_weights(tmp_path / "some")["net.generator"]["synthesis.b4.conv1.weight"],
+        final_weights(whole)["net.generator"]["synthesis.b4.conv1.weight"],
+    )
+
+
+def test_a_parent_of_which_nothing_fits_is_refused(whole: Path, tmp_path: Path) -> None:
+    task = gan_config(4)
+    other = dataclasses.replace(
+        task, discriminator=dataclasses.replace(task.discriminator, channel_max=5, stddev_features=5)
+    )
+    with pytest.raises(RunError, match=r"no weight of the discriminator of .* fits this recipe; use the recipe"):
+        train(tmp_path, tiny_recipe(other), tiny_data(), Start(parent=str(whole)))
+
+
+def test_every_checkpoint_has_a_card(whole: Path) -> None:
+    card = (list_checkpoints(whole / "checkpoints")[-1] / "README.md").read_text()
+    for part in ("recipe: tiny", "images seen: 16", "pictures: 6 at 4 px from memory", "licence", PIXEL_SWD):
+        assert part in card
+
+
+def test_what_is_known_is_written_down(whole: Path) -> None:
+    facts = RunFolder(whole).read_facts()
+    assert facts["data"]["count"] == 6 and facts["data"]["resolution"] == 4 and facts["precision"] == "fp32"
+    assert facts["machine"]["threads"] == 1 and facts["machine"]["processes"] == 1
+    assert set(facts["model"]["parameters"]) == {"generator", "discriminator"}
+    info = checkpoint.read_info(list_checkpoints(whole / "checkpoints")[-1])
+    assert info["recipe"] == "tiny" and info["images_seen"] == 16 and info["best"] in [*names_of(whole), ""]

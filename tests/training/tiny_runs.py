@@ -1,4 +1,4 @@
-"""Whole trainings in a second or less, in this process or another: `python -m tests.training.tiny_runs FOLDER TOTAL`."""
+"""Whole trainings in a second or less, here or by `python -m tests.training.tiny_runs FOLDER TOTAL`."""
 
 import sys
 from pathlib import Path

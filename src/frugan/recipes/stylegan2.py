@@ -297,7 +297,7 @@ def small(resolution: int = 64) -> Recipe:
 
 
 def few_shot(resolution: int = 64) -> Recipe:
-    """Going on from a trained model with few pictures: everything trains, DiffAugment, quarter learning rate of D.
+    """Going on from a trained model with few pictures: everything trains, DiffAugment, batch 8 for many small steps.
 
     Our own numbers (see docs/LOG.md); with `--set task.freeze_discriminator=N` it is Freeze-D, with
     `--set task.train=scale_shift` scale and shift only.
@@ -309,8 +309,9 @@ def few_shot(resolution: int = 64) -> Recipe:
         source="our own, on TransferGAN + DiffAugment (arXiv:2006.10738, table 4)",
         training=dataclasses.replace(
             base.training,
+            batch=8,
             total_images=20_000,
             snapshot_images=2_000,
-            ema=EmaConfig(halflife_images=2_000, rampup=None),
+            ema=EmaConfig(halflife_images=1_000, rampup=None),
         ),
     )

@@ -125,13 +125,13 @@ def _train(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], start
         for name, net in loop.average.nets.items():
             net.load_state_dict(task.nets[name].state_dict())
     journal.open(loop)
-    reason = loop.ended() if resumed else None
-    if reason is not None and journal.is_closed():
+    if resumed and loop.ended() is not None and journal.is_closed():
         reason = "already finished"
     else:
         with _signals(journal):
             reason = _run(loop, journal)
-        journal.close(loop, reason)
+        journal.say_end(loop, reason)
+    journal.write_pages(reason)
     return Outcome(run=folder.path, reason=reason, images_seen=loop.progress.images_seen, seconds=loop.progress.seconds)
 
 
@@ -257,8 +257,8 @@ class Journal:
         closed = read_history(self._folder.log).ended in ("finished", "plateau") if self._ranks.is_first else False
         return self._ranks.broadcast(str(closed)) == "True"
 
-    def close(self, loop: Loop, reason: str) -> None:
-        """The last words, the report and the film."""
+    def say_end(self, loop: Loop, reason: str) -> None:
+        """The last words."""
         texts = {
             "finished": f"finished after {loop.progress.images_seen} images",
             "stopped": f"stopped at {loop.progress.images_seen} images; the same command goes on",
@@ -266,6 +266,9 @@ class Journal:
             "--set training.plateau_images goes on",
         }
         self.note(loop, reason, texts[reason])
+
+    def write_pages(self, reason: str) -> None:
+        """The film and the report; again for a run that was finished before, which may have been killed at this."""
         if self._ranks.is_first:
             if reason != "stopped":
                 report.write_progress_video(self._folder.path)
