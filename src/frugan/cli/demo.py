@@ -6,11 +6,11 @@ from pathlib import Path
 from frugan.cli import train
 from frugan.cli.tell import Teller
 
-IMAGES = 8_000
+IMAGES = "8k"
 SHOWN = 16
 
 
-def demo(*, out: Path = Path("runs/demo"), images: int = IMAGES, device: str = "auto") -> None:
+def demo(*, out: Path = Path("runs/demo"), images: str = IMAGES, device: str = "auto") -> None:
     """See the bundled model draw, then watch it learn a new style from 124 faces. Run it again to go on after a stop.
 
     Parameters
@@ -18,7 +18,7 @@ def demo(*, out: Path = Path("runs/demo"), images: int = IMAGES, device: str = "
     out
         The run folder.
     images
-        How many pictures it sees while learning.
+        How many pictures it sees while learning; +8k extends a finished run.
     device
         auto, cpu, cuda.
     """
@@ -26,7 +26,7 @@ def demo(*, out: Path = Path("runs/demo"), images: int = IMAGES, device: str = "
     teller.say("1. What the bundled model draws (3D emoji of every kind, 64 px)")
     _draw_bundled(out.parent / f"{out.name}-before", teller)
     teller.say("\n2. It learns from 124 faces only, as few as you may have. Ctrl-C stops, the same command goes on")
-    wishes = train.Wishes(parent="demo", images=str(images), recipe="few-shot")
+    wishes = train.Wishes(parent="demo", images=images, recipe="few-shot")
     train.run(out, "demo:faces", wishes, teller, device=device)
     teller.say("\n3. Before and after, the same seeds")
     teller.say(f"   {_before_and_after(out)}")
