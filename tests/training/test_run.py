@@ -116,7 +116,9 @@ class Saboteur:
             if self.moment == "middle":
                 self._half(real, name, args, keywords)
             elif self.moment == "after":
-                real(*args, **keywords)
+                result = real(*args, **keywords)
+                if name == "open":
+                    result.close()
             self.is_dead = self.error is None
             raise self.error or Killed
 

@@ -1,0 +1,86 @@
+"""The automatic choice: from pictures, device, time and a parent to a recipe, with reasons."""
+
+import dataclasses
+
+import pytest
+import torch
+
+import frugan
+from frugan.data import Recommendation
+from frugan.recipes import RECIPES, auto
+
+CPU, CARD = torch.device("cpu"), torch.device("cuda")
+ADVICE = Recommendation(
+    resolution=256,
+    channels=3,
+    augmentation="color,translation,cutout",
+    flip=True,
+    reasons=("256 x 256: all are so large", "DiffAugment, all three: few pictures"),
+)
+
+
+def test_a_processor_gets_small_networks() -> None:
+    recipe = auto.choose(ADVICE, CPU)
+    assert recipe.name == "small" and recipe.data["images"].resolution == 64
+    assert any("CPU" in reason for reason in recipe.reasons)
+    assert recipe.task.augment is not None and recipe.task.augment.policy == ADVICE.augmentation
+
+
+def test_a_card_gets_the_authors_rules() -> None:
+    recipe = auto.choose(ADVICE, CARD)
+    assert recipe.name == "stylegan2-auto" and recipe.task.generator.resolution == 256
+    assert recipe.training.batch == 16
+    assert recipe.task.r1 is not None and recipe.task.r1.gamma == pytest.approx(0.8192)
+
+
+def test_a_size_asked_for_is_taken() -> None:
+    assert auto.choose(ADVICE, CPU, resolution=32).task.generator.resolution == 32
+    assert auto.choose(ADVICE, CPU, resolution=256).name == "stylegan2-auto"
+
+
+def test_channels_follow_the_pictures() -> None:
+    grey = dataclasses.replace(ADVICE, channels=1)
+    assert auto.choose(grey, CPU).data["images"].channels == 1
+
+
+def test_a_parent_decides_the_networks() -> None:
+    parent = frugan.load("demo")
+    recipe = auto.choose(ADVICE, CARD, parent=parent)
+    assert recipe.task.generator == parent.generator.config
+    assert recipe.name == "few-shot"
+    alone = auto.choose(ADVICE, CARD, parent=dataclasses.replace(parent, discriminator=None))
+    assert alone.task.discriminator.resolution == 64
+    assert any("new one" in reason for reason in alone.reasons)
+
+
+def test_time_decides_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "measure_speed", lambda recipe, device: 40.0)
+    recipe = auto.choose(ADVICE, CPU, budget_seconds=3600.0)
+    assert recipe.training.total_images == 40 * 3600 * 0.9 // 16 * 16
+    assert any("little" in reason for reason in recipe.reasons)
+    longer = auto.choose(ADVICE, CPU, budget_seconds=6 * 3600.0)
+    assert not any("little" in reason for reason in longer.reasons)
+    assert auto.choose(ADVICE, CPU, budget_seconds=1.0).training.total_images == 32
+
+
+def test_speed_is_measured() -> None:
+    recipe = auto.choose(ADVICE, CPU, resolution=8)
+    before = torch.get_rng_state()
+    assert 0.1 < auto.measure_speed(recipe, CPU, iterations=1) < 1e5
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_tells_what_it_is(name: str) -> None:
+    first = (RECIPES[name].__doc__ or "").strip().splitlines()[0]
+    assert 20 < len(first) < 120
+    assert RECIPES[name]().name == name
+    assert RECIPES[name]().source
+
+
+def test_automatic_rules_are_the_papers() -> None:
+    """The worked table of the rules: batch and gamma per resolution for one device."""
+    for resolution, batch, gamma in [(32, 32, 0.0064), (64, 32, 0.0256), (128, 32, 0.1024), (512, 8, 6.5536)]:
+        recipe = RECIPES["stylegan2-auto"](resolution)
+        assert recipe.training.batch == batch
+        assert recipe.task.r1 is not None and recipe.task.r1.gamma == pytest.approx(gamma)
