@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -144,12 +144,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_together(folder: Path, iterations: int, kinds: Iterable[str], world: int = 2) -> None:
-    """The same in several processes; each leaves `KIND.RANK.safetensors` in the folder."""
+def together(module: str, *arguments: str, world: int = 2) -> None:
+    """Run a module in several processes of one group, without torchrun; each must end well."""
     port = free_port()
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.training.rig", str(folder), str(iterations), *kinds],
+            [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             env={
                 **ENVIRONMENT,
@@ -171,7 +171,7 @@ def run_together(folder: Path, iterations: int, kinds: Iterable[str], world: int
 
 
 def main() -> None:
-    """One of several processes."""
+    """One of several processes; each leaves `KIND.RANK.safetensors` in the folder."""
     folder, iterations, *kinds = sys.argv[1:]
     torch.set_num_threads(1)
     ranks = open_ranks("cpu")

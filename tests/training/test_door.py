@@ -20,9 +20,9 @@ from tests.training.rig import (
     make_loop,
     resume,
     run_alone,
-    run_together,
     tensors_of,
 )
+from tests.training.rig import together as run_together
 from tests.training.tiny_tasks import KINDS, STAGES, Cycle, Grow, Supernet, Translate, make
 
 ITERATIONS = 4
@@ -48,10 +48,11 @@ def test_resume_is_bit_for_bit(kind: str, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("together")
-    run_together(folder, ITERATIONS, KINDS)
+    run_together("tests.training.rig", str(folder), str(ITERATIONS), *KINDS)
     return folder
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_agree_with_one(kind: str, together: Path) -> None:
     first, second = (safetensors.torch.load_file(together / f"{kind}.{rank}.safetensors") for rank in (0, 1))
@@ -65,6 +66,7 @@ def test_two_processes_agree_with_one(kind: str, together: Path) -> None:
 SPLITS = {"gan-relativistic": 4, "gan-wgan": 4, "grow": 2, "cycle": 1, "supernet": 4, "translate": 1}
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("kind", SPLITS)
 def test_gradient_accumulation_changes_nothing(kind: str) -> None:
     start, whole = run_alone(kind, ITERATIONS)
@@ -72,6 +74,7 @@ def test_gradient_accumulation_changes_nothing(kind: str) -> None:
     assert_close_tensors(start, whole, split)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_gradient_accumulation_with_every_regulariser() -> None:
     """With a path-length mean that stands still; a moving one is that of the micro-batch, as in the authors' code."""
     states = []

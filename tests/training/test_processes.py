@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from frugan.training.run import Start, train
-from tests.training.rig import ENVIRONMENT, ROOT
+from tests.training.rig import ENVIRONMENT, ROOT, together
 from tests.training.tiny_runs import assert_same_end, tiny_data, tiny_recipe
 
 TOTAL = 96  # images: 24 iterations, each with a checkpoint
@@ -111,19 +111,15 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "run")
 
 
-def torchrun(run: Path, kill_at: int | None, victim: int) -> str:
+def torchrun(run: Path, kill_at: int, victim: int) -> str:
     """Two processes under torchrun; the victim kills itself once when it has seen so many images."""
-    environment = {**ENVIRONMENT, "FRUGAN_TEST_VICTIM": str(victim)}
-    if kill_at is not None:
-        environment["FRUGAN_TEST_KILL_AT"] = str(kill_at)
-    # torch advises a number of threads where none is set; its agent needs no window of its own.
     process = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=2"),
-            *("--monitor-interval=0.1", "-m", "tests.training.torchrun_worker", str(run)),
+            *("--monitor-interval=0.1", "-m", "tests.training.torchrun_worker", str(run), str(kill_at), str(victim)),
         ],
         cwd=ROOT,
-        env=environment,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=300,
@@ -133,16 +129,18 @@ def torchrun(run: Path, kill_at: int | None, victim: int) -> str:
     return process.stdout
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of two processes, without torchrun's agent."""
+    run = tmp_path_factory.mktemp("two") / "run"
+    together("tests.training.torchrun_worker", str(run), "-1", "0")
+    return run
+
+
+# Each of these loads torch five times; the writing process is the harder loss.
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.soak)])
 def test_torchrun_goes_on_after_a_worker_was_killed(victim: int, tmp_path: Path, two_processes: Path) -> None:
     output = torchrun(tmp_path / "killed", 12, victim)
     assert output.count("killing myself") == 1
     assert output.count("outcome: finished") == 2
     assert_same_end(tmp_path / "killed", two_processes)
-
-
-@pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("two") / "run"
-    torchrun(run, None, 0)
-    return run

@@ -6,11 +6,10 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 
@@ -149,14 +148,6 @@ def sabotage(number: int, moment: str, error: OSError | None, act: Callable[[], 
 
 
 MOMENTS = ("before", "middle", "after")
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """Types are not checked at run time, for tests that do the same again and again."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 SHORT = {"total_images": 8, "keep_checkpoints": 1}

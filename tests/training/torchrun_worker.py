@@ -1,4 +1,4 @@
-"""One worker of a training under torchrun, which may kill itself once: `-m tests.training.torchrun_worker FOLDER`."""
+"""One of the processes of a training, which may kill itself once: arguments FOLDER, IMAGES SEEN, RANK."""
 
 import os
 import signal
@@ -16,18 +16,12 @@ from tests.training.tiny_tasks import FULL, gan_config
 def main() -> None:
     """Train with every regulariser."""
     torch.set_num_threads(1)
-    run = Path(sys.argv[1])
-    kill_at = os.environ.get("FRUGAN_TEST_KILL_AT")
+    run, kill_at, victim = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     mark = run.parent / "was_killed"
     iterate = Loop.iterate
 
     def fatal(loop: Loop) -> dict[str, torch.Tensor]:
-        if (
-            kill_at is not None
-            and loop.progress.images_seen == int(kill_at)
-            and os.environ["RANK"] == os.environ["FRUGAN_TEST_VICTIM"]
-            and not mark.exists()
-        ):
+        if loop.progress.images_seen == kill_at and os.environ["RANK"] == victim and not mark.exists():
             mark.touch()
             print("killing myself", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
