@@ -113,20 +113,24 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 
 def torchrun(run: Path, kill_at: int, victim: int) -> str:
     """Two processes under torchrun; the victim kills itself once when it has seen so many images."""
-    process = subprocess.run(
+    process = subprocess.Popen(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=2"),
             *("--monitor-interval=0.1", "-m", "tests.training.torchrun_worker", str(run), str(kill_at), str(victim)),
         ],
         cwd=ROOT,
         env=ENVIRONMENT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
     )
-    assert process.returncode == 0, process.stdout + process.stderr
-    return process.stdout
+    try:
+        output, errors = process.communicate(timeout=200)
+    finally:
+        process.terminate()  # and its workers with it, which a kill would leave behind
+        process.wait()
+    assert process.returncode == 0, output + errors
+    return output
 
 
 @pytest.fixture(scope="module")

@@ -83,8 +83,22 @@ def open_ranks(device: str = "auto") -> Ranks:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=world)
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=_meeting_place(rank, world), rank=rank, world_size=world)
     return Ranks(rank, world, chosen)
+
+
+def _meeting_place(rank: int, world: int) -> dist.Store:
+    """The store through which the processes find each other, without what a killed try of them left in it.
+
+    After a restart torchrun's agent lends the same store again (pytorch issue 135712), and processes would wait for
+    ever at the addresses of the dead. On several machines the count of restarts is not the same for all: there,
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 makes torchrun open a new store each time.
+    """
+    store, _, _ = next(dist.rendezvous("env://", rank, world))
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return store  # type: ignore[no-any-return]
+    return dist.PrefixStore(f"frugan-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 _ENVIRONMENT = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))
