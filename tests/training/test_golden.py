@@ -1,7 +1,7 @@
 """The first losses of every recipe, tiny: a refactor may not move them (`--update-golden` accepts a change).
 
-The numbers hold to 1e-5 on the instruction set they were made with. Others round differently, and Adam's first steps, of the
-size of the learning rate whatever the gradient, magnify that: measured up to 1.2e-3 between AVX2 and SSE in five iterations.
+The numbers hold to 1e-5 on the instruction set they were made with. Others round differently, and Adam's first steps,
+of the size of the learning rate whatever the gradient, magnify that: measured up to 1.2e-3 between AVX2 and SSE.
 """
 
 import json
