@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 from torch import Tensor
 
@@ -177,7 +178,10 @@ def _read_part(path: Path, expected: tuple[int, str]) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} has {len(data)} bytes, {size} were written: it is damaged")
     if hashlib.sha256(data).hexdigest() != digest:
         raise CheckpointError(f"{path} is not what was written (SHA-256 differs): it is damaged")
-    return safetensors.torch.load(data)
+    try:
+        return safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file ({error}); use another checkpoint") from None
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 
 @dataclass(frozen=True)
@@ -88,17 +90,17 @@ def open_ranks(device: str = "auto") -> Ranks:
     return Ranks(rank, world, chosen)
 
 
-def _meeting_place(rank: int, world: int) -> dist.Store:
+def _meeting_place(rank: int, world: int) -> Store:
     """The store through which the processes find each other, without what a killed try of them left in it.
 
     After a restart torchrun's agent lends the same store again (pytorch issue 135712), and processes would wait for
     ever at the addresses of the dead. On several machines the count of restarts is not the same for all: there,
     TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 makes torchrun open a new store each time.
     """
-    store, _, _ = next(dist.rendezvous("env://", rank, world))
+    store, _, _ = next(rendezvous("env://", rank, world))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return store  # type: ignore[no-any-return]
-    return dist.PrefixStore(f"frugan-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    return PrefixStore(f"frugan-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 _ENVIRONMENT = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))

@@ -40,6 +40,13 @@ class EmaConfig:
     halflife_images: float
     rampup: float | None = 0.05
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.halflife_images < 0:
+            raise ValueError(f"halflife_images must be at least 0, got {self.halflife_images}")
+        if self.rampup is not None and self.rampup <= 0:
+            raise ValueError(f"rampup must be above 0 or null, got {self.rampup}")
+
     def decay(self, batch: int, images_seen: int) -> float:
         """What remains of the old average after one iteration: 0.5 ^ (batch / half-life)."""
         halflife = self.halflife_images
@@ -83,7 +90,6 @@ class TrainingConfig:
     lr: Schedule | None = None
     precision: Precision = "auto"
     channels_last: bool | None = None
-    compile: bool = False
     snapshot_images: int = 10_000
     checkpoint_seconds: float = 300.0
     status_seconds: float = 2.0
@@ -97,13 +103,17 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("batch", "snapshot_images", "keep_checkpoints", "grid_columns", "grid_rows"):
+        positive = ("batch", "snapshot_images", "keep_checkpoints", "grid_columns", "grid_rows", "score_images")
+        for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.total_images < 0:
-            raise ValueError(f"total_images must be at least 0, got {self.total_images}")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise ValueError(f"micro_batch must be at least 1 or null, got {self.micro_batch}")
+        for name in ("total_images", "seed", "max_rollbacks", "checkpoint_seconds", "status_seconds"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("micro_batch", "plateau_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1 or null, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +143,6 @@ def tiny(recipe: Recipe, *, resolution: int = 16, images: int = 48, batch: int =
         snapshot_images=max(images // 2, 1),
         micro_batch=None,
         precision="fp32",
-        compile=False,
         grid_columns=3,
         grid_rows=2,
         score_images=16,

@@ -23,6 +23,17 @@ from frugan.training.door import Batch, Draw, Phase, Plan, Shared, Step
 Places = Literal["d_real", "d_fake", "g_fake"]
 
 
+def _at_least(config: object, **lowest: float) -> None:
+    for name, low in lowest.items():
+        if getattr(config, name) < low:
+            raise ValueError(f"{name} must be at least {low}, got {getattr(config, name)}")
+
+
+def _share(config: object, name: str) -> None:
+    if not 0 <= getattr(config, name) <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class R1Config:
     """Penalty on the discriminator's gradient: gamma / 2 at the reals, `gamma_fake` / 2 at the fakes (R2).
@@ -34,6 +45,10 @@ class R1Config:
     gamma_fake: float = 0.0
     every: int = 16
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _at_least(self, gamma=0, gamma_fake=0, every=1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PathLengthConfig:
@@ -44,6 +59,13 @@ class PathLengthConfig:
     decay: float = 0.99
     fraction: float = 0.5
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _at_least(self, weight=0, every=1)
+        _share(self, "decay")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class WganGpConfig:
@@ -52,6 +74,12 @@ class WganGpConfig:
     weight: float = 10.0
     target: float = 1.0
     drift: float = 0.001
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _at_least(self, weight=0, drift=0)
+        if self.target <= 0:
+            raise ValueError(f"target must be above 0, got {self.target}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +90,11 @@ class LeCamConfig:
     decay: float = 0.99
     start_images: int = 0
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _at_least(self, weight=0, start_images=0)
+        _share(self, "decay")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GanConfig:
@@ -69,7 +102,8 @@ class GanConfig:
 
     `freeze_discriminator`: the number of layers nearest the image that stay as they are (Freeze-D). `train`: `all`, or
     `scale_shift` for only the generator's style affines, noise strengths and biases (few pictures, a source model).
-    `w_average_decay` is the moving average's that truncation draws towards.
+    `w_average_decay` is the moving average's that truncation draws towards. `compile` runs the main steps through
+    torch.compile; regularisers, which are differentiated twice, stay as they are. It helps on GPUs, not on CPUs.
     """
 
     generator: StyleGAN2Config
@@ -85,6 +119,7 @@ class GanConfig:
     freeze_discriminator: int = 0
     train: Literal["all", "scale_shift"] = "all"
     w_average_decay: float = 0.998
+    compile: bool = False
 
     def __post_init__(self) -> None:
         """Check that generator and discriminator fit each other."""
@@ -92,10 +127,9 @@ class GanConfig:
             a, b = getattr(self.generator, name), getattr(self.discriminator, name)
             if a != b:
                 raise ValueError(f"generator and discriminator must have the same {name}, got {a} and {b}")
-        if not 0 <= self.style_mixing <= 1:
-            raise ValueError(f"style_mixing must be in [0, 1], got {self.style_mixing}")
-        if self.discriminator_steps < 1:
-            raise ValueError(f"discriminator_steps must be at least 1, got {self.discriminator_steps}")
+        _share(self, "style_mixing")
+        _share(self, "w_average_decay")
+        _at_least(self, discriminator_steps=1, freeze_discriminator=0)
 
     def fit(self, resolution: int, channels: int, num_classes: int) -> "GanConfig":
         """The same method for pictures of this size, channels and number of classes."""
@@ -129,6 +163,7 @@ class GanConfig:
             generator=generator,
             discriminator=discriminator,
             lecam=self.lecam and dataclasses.replace(self.lecam, start_images=0),
+            compile=False,
         )
 
     def build(self, data: Mapping[str, Dataset], batch: int) -> "GanTask":
@@ -178,6 +213,9 @@ class GanTask:
         freeze_layers(self.discriminator, config.freeze_discriminator)
         if config.train == "scale_shift":
             keep_scale_and_shift(self.generator)
+        if config.compile:
+            self.generator.synthesis.compile()
+            self.discriminator.compile()
         self._labels = None if data.labels is None else torch.from_numpy(data.labels)
         self._class_names = data.class_names
         self._plan = Plan(phases=config.phases(), batch=batch, lr_scale=config.lazy(), beta_power=config.lazy())
@@ -209,8 +247,13 @@ class GanTask:
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
-    def _fake(self, draw: Draw, labels: Tensor | None, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
-        """Pictures and the style vectors they were made from, mixed from two latents in a share of the batches."""
+    def _fake(
+        self, draw: Draw, labels: Tensor | None, dtype: torch.dtype | None, twice: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Pictures and the style vectors they were made from, mixed from two latents in a share of the batches.
+
+        `twice`: they will be differentiated twice, which a compiled network cannot be (its `forward` is not compiled).
+        """
         generator, config = self.generator, self.config.generator
         w = generator.mapping(draw.normal(config.z_dim), labels)
         if draw.shared.uniform() < self.config.style_mixing:
@@ -218,7 +261,8 @@ class GanTask:
             other = generator.mapping(draw.normal(config.z_dim), labels)
             w = torch.cat([w[:, :cutoff], other[:, cutoff:]], dim=1)
         noise = [draw.normal(*shape) for shape in generator.noise_shapes()]
-        return generator.synthesis(w, noise=noise, dtype=dtype), w
+        synthesis = generator.synthesis.forward if twice else generator.synthesis
+        return synthesis(w, noise=noise, dtype=dtype), w
 
     def _fake_labels(self, draw: Draw, batch: Mapping[str, Batch]) -> Tensor | None:
         """Random labels, or the reals' own where the loss pairs fakes with reals."""
@@ -235,13 +279,20 @@ class GanTask:
         return nn.functional.one_hot(classes, self.config.generator.num_classes).float()
 
     def _judge(
-        self, images: Tensor, labels: Tensor | None, place: Places, draw: Draw, dtype: torch.dtype | None
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        place: Places,
+        draw: Draw,
+        dtype: torch.dtype | None,
+        twice: bool = False,
     ) -> Tensor:
         augment = self.config.augment
         if augment is not None and diffaug.applies(augment.mode, place):
             draws = diffaug.draw(augment, draw.uniform, images.shape[2], images.shape[3])
             images = diffaug.diffaugment(images, augment, draws)
-        return self.discriminator(images, labels, dtype=dtype)  # type: ignore[no-any-return]
+        discriminator = self.discriminator.forward if twice else self.discriminator
+        return discriminator(images, labels, dtype=dtype)
 
     def _generator_losses(self, step: Step, batch: Mapping[str, Batch], draw: Draw) -> dict[str, Tensor]:
         labels = self._fake_labels(draw, batch)
@@ -256,7 +307,7 @@ class GanTask:
     def _path_length_losses(self, step: Step, draw: Draw) -> dict[str, Tensor]:
         config = self.config.path_length
         assert config is not None
-        images, w = self._fake(draw, self._random_labels(draw), None)
+        images, w = self._fake(draw, self._random_labels(draw), None, twice=True)
         lengths = regularize.path_lengths(images, w, draw.normal(*images.shape[1:]))
         mean = regularize.moving_mean(self._path_mean.to(lengths), step.ranks.gather(lengths), config.decay)
         step.stats.add("path_length", lengths)
@@ -285,21 +336,21 @@ class GanTask:
 
     def _wgan_gp(self, config: WganGpConfig, reals: Batch, fakes: Tensor, draw: Draw) -> Tensor:
         mixed = regularize.mix(reals.images, fakes.detach(), draw.uniform())
-        logits = self._judge(mixed, reals.labels, "d_real", draw, None)
+        logits = self._judge(mixed, reals.labels, "d_real", draw, None, twice=True)
         return config.weight * regularize.wgan_gp(logits, mixed, config.target)
 
     def _r1_losses(self, phase: Phase, batch: Mapping[str, Batch], draw: Draw) -> dict[str, Tensor]:
         config, reals = self.config.r1, batch["images"]
         assert config is not None
         images = reals.images.detach().requires_grad_()
-        logits = self._judge(images, reals.labels, "d_real", draw, None)
+        logits = self._judge(images, reals.labels, "d_real", draw, None, twice=True)
         terms = {"reals": config.gamma / 2 * phase.every * regularize.r1_penalty(logits, images)}
         if config.gamma_fake > 0:
             labels = self._fake_labels(draw, batch)
             with torch.no_grad():
                 fakes, _ = self._fake(draw, labels, None)
             fakes = fakes.detach().requires_grad_()
-            logits = self._judge(fakes, labels, "d_fake", draw, None)
+            logits = self._judge(fakes, labels, "d_fake", draw, None, twice=True)
             terms["fakes"] = config.gamma_fake / 2 * phase.every * regularize.r1_penalty(logits, fakes)
         return terms
 
