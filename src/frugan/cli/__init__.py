@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print. Each command's file is read only when the command is used."""
 
+import os
 import sys
 
 import cyclopts
@@ -31,6 +32,9 @@ app.command(recipes_app)
 
 def main() -> None:
     """Run the command line; a clear line and exit status 2 instead of a traceback for what a user can mend."""
+    # Threads that wait in a loop for each other slow a shared processor down by an order of magnitude (docs/LOG.md).
+    # Read when torch is loaded, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(sys.argv[1:])
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ stop.
 It knows nothing of what is trained (see `door`), and files only as two calls on its observer: `status` and `snapshot`.
 """
 
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -429,6 +430,7 @@ def resolve_precision(precision: str, device: torch.device, supports_bf16: Calla
 
 
 def _cpu_has_bf16() -> bool:
-    return "bf16" in torch.backends.cpu.get_cpu_capability().lower() or bool(
-        torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    # What oneDNN calls support on x86 is any AVX-512: without instructions of its own bf16 is slower than float32.
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
