@@ -104,6 +104,20 @@ def test_no_damage_is_ever_loaded(data: st.DataObject, written: tuple[Path, dict
         (folder / name).write_bytes(files[name])
 
 
+def test_no_changed_byte_of_the_index_is_ever_believed(written: tuple[Path, dict[str, bytes]]) -> None:
+    folder, files = written
+    path, content = folder / "checkpoint.json", files["checkpoint.json"]
+    found = 0
+    for position in range(len(content)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        try:
+            assert read_info(folder) == INFO, position
+        except CheckpointError:
+            found += 1
+    path.write_bytes(content)
+    assert found > 0.8 * len(content)
+
+
 @pytest.mark.parametrize(
     ("index", "message"),
     [

@@ -128,12 +128,14 @@ def test_a_roll_back_does_not_depend_on_when_checkpoints_were_written(tmp_path: 
 
 
 def out_of_memory_once(error: Exception, name: str, at: int) -> Trouble:
-    raised: list[int] = []
+    """In the second micro-batch of that phase."""
+    calls: list[int] = []
 
     def trouble(phase: Phase, step: Step) -> float:
-        if phase.name == name and step.images_seen == at and not raised:
-            raised.append(1)
-            raise error
+        if phase.name == name and step.images_seen == at:
+            calls.append(1)
+            if len(calls) == 2:
+                raise error
         return 1.0
 
     return trouble
@@ -149,13 +151,13 @@ OUT_OF_MEMORY = [
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 @pytest.mark.parametrize("name", ["first", "second"])
 def test_out_of_memory_halves_the_micro_batch_and_counts_nothing_twice(error: Exception, name: str) -> None:
-    job, task = fragile(out_of_memory_once(error, name, 8))
+    job, task = fragile(out_of_memory_once(error, name, 8), micro_batch=4)
     keeper = Keeper()
     loop = make_loop(job, keeper)
     start = tensors_of(loop)
     stats = [loop.iterate() for _ in range(3)]
-    assert keeper.events == [("out_of_memory", "out of memory: 4 pictures at once from here on")]
-    assert task.batches[-4:] == [4, 4, 4, 4] and loop.progress.micro_batch == 4
+    assert keeper.events == [("out_of_memory", "out of memory: 2 pictures at once from here on")]
+    assert task.batches[-8:] == [2] * 8 and loop.progress.micro_batch == 2
     calm = make_loop(fragile()[0])
     wanted = [calm.iterate() for _ in range(3)]
     assert_close_tensors(start, tensors_of(calm), tensors_of(loop))
