@@ -27,8 +27,8 @@ $(VENV)/.installed-test: $(VENV)/.installed
 test: $(VENV)/.installed-test lint types unit
 
 lint:
-	$(BIN)/ruff check src tests benchmarks scripts
-	$(BIN)/ruff format --check src tests benchmarks scripts
+	$(BIN)/ruff check src tests benchmarks claims scripts
+	$(BIN)/ruff format --check src tests benchmarks claims scripts
 	$(BIN)/lint-imports
 
 types:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from frugan.training.summary import duration, hints, next_commands, read_run, verdict
+from frugan.training.summary import duration, hints, memory, next_commands, read_run, verdict
 
 
 def run_folder(folder: Path, lines: list[dict[str, object]], total: int = 1000) -> Path:
@@ -87,3 +87,18 @@ def test_odd_commands_do_no_harm() -> None:
     assert len(next_commands(Path("r"), None, "finished")) == 4
     assert next_commands(Path("r"), None, "not begun") == []
     assert next_commands(Path("r"), "frugan train 'open", "stopped")[0][1] == "frugan train ''\"'\"'open'"
+
+
+@pytest.mark.parametrize(
+    ("stats", "words"),
+    [
+        ({"nearest_neighbour_ratio_16px": 0.1}, ["0.10 times", "copies are likely"]),
+        ({"nearest_neighbour_ratio_16px": 1.1}, ["1.10 times", "no sign of copies"]),
+        ({"overfitting_r_v": 0.9}, ["90%", "by heart"]),
+        ({"overfitting_r_v": 0.1}, ["10%", "does not just learn by heart"]),
+        ({"real_sign": 0.1}, []),
+    ],
+)
+def test_memory_says_whether_it_copies(tmp_path: Path, stats: dict[str, float], words: list[str]) -> None:
+    text = memory(read_run(run_folder(tmp_path, [status(500, stats=stats)])))
+    assert all(word in text for word in words) and bool(text) == bool(words)

@@ -4,7 +4,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -58,6 +58,7 @@ def train(
     config: Path | None = None,
     device: str = "auto",
     licence: str | None = None,
+    track: Literal["tensorboard"] | None = None,
     dry_run: bool = False,
     force: bool = False,
 ) -> None:
@@ -99,6 +100,8 @@ def train(
         auto, cpu, cuda or cuda:1.
     licence
         The licence of the pictures, noted in the model card.
+    track
+        Also write for this tracker, into the run folder; its own log and report are always written.
     dry_run
         Say what would be done, with every setting, and stop.
     force
@@ -120,7 +123,7 @@ def train(
         settings=tuple(set_ or ()),
     )
     place = out or Path("runs") / _name(pictures)
-    run(place, pictures, wishes, Teller(), device=device, licence=licence, dry_run=dry_run, force=force)
+    run(place, pictures, wishes, Teller(), device=device, licence=licence, track=track, dry_run=dry_run, force=force)
 
 
 def _name(pictures: str) -> str:
@@ -137,6 +140,7 @@ def run(
     *,
     device: str = "auto",
     licence: str | None = None,
+    track: str | None = None,
     dry_run: bool = False,
     force: bool = False,
 ) -> None:
@@ -173,7 +177,7 @@ def run(
             force=force,
             command=shlex.join(["frugan", *sys.argv[1:]]),
             licence=licence,
-            tell=teller.training,
+            tell=_listener(place, teller, track),
         ),
     )
     if outcome.reason == "already finished":
@@ -186,6 +190,17 @@ def run(
     teller.say(f"next:   frugan sample {shlex.quote(str(place))} --seeds 0-63 --psi 0.7 --out samples")
     if outcome.reason == "stopped":
         sys.exit(130)
+
+
+def _listener(place: Path, teller: Teller, track: str | None) -> "Callable[[dict[str, Any]], None]":
+    from frugan.training.track import TensorBoard, together
+
+    if track is None:
+        return teller.training
+    try:
+        return together(teller.training, TensorBoard(place / "tensorboard"))
+    except ImportError:
+        raise ValueError("--track tensorboard needs the package tensorboard: pip install 'frugan[track]'") from None
 
 
 def _heading(recipe: "Recipe", run: Path, counts: dict[str, int]) -> str:

@@ -91,7 +91,7 @@ def _from_scratch(
     else:
         recipe = stylegan2.auto_rules(side)
         which = "StyleGAN2-ADA's automatic rules: the device is a GPU or the size is large"
-        training = dataclasses.replace(recipe.training, total_images=5_000_000, snapshot_images=20_000)
+        training = dataclasses.replace(recipe.training, total_images=5_000_000, snapshot_images=20_000, hold_out=0.1)
         recipe = dataclasses.replace(recipe, training=training)
     images = dataclasses.replace(recipe.data["images"], resolution=side, channels=cast(Channels, advice.channels))
     return dataclasses.replace(recipe, data={"images": images}, reasons=(why, which))

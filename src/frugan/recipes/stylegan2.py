@@ -292,6 +292,7 @@ def small(resolution: int = 64) -> Recipe:
             ema=EmaConfig(halflife_images=10_000),
             snapshot_images=10_000,
             channels_last=True,
+            hold_out=0.1,
         ),
     )
 

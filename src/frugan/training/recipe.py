@@ -79,7 +79,8 @@ class TrainingConfig:
     `micro_batch` is the most samples that one process works on at once (None: the whole share of the batch); `lr` a
     factor on every learning rate over time. A snapshot (grid, score, checkpoint) is taken each `snapshot_images`, a
     checkpoint also each `checkpoint_seconds`. `plateau_images`: stop when the score has not improved for so long
-    (None: never).
+    (None: never). `hold_out`: the share of the pictures that is kept aside (at most 500, none of fewer than 20), to see
+    whether the discriminator learns by heart.
     """
 
     batch: int
@@ -99,6 +100,7 @@ class TrainingConfig:
     psi: float = 1.0
     score_images: int = 1000
     plateau_images: int | None = None
+    hold_out: float = 0.0
     max_rollbacks: int = 3
 
     def __post_init__(self) -> None:
@@ -110,6 +112,8 @@ class TrainingConfig:
         for name in ("total_images", "seed", "max_rollbacks", "checkpoint_seconds", "status_seconds"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.hold_out < 1:
+            raise ValueError(f"hold_out must be in [0, 1), got {self.hold_out}")
         for name in ("micro_batch", "plateau_images"):
             value = getattr(self, name)
             if value is not None and value < 1:

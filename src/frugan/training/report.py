@@ -22,7 +22,7 @@ from torch import Tensor
 from frugan.data.write import flatten, from_pillow, replacing, save_video
 from frugan.training.chart import Line, chart
 from frugan.training.history import Best, History, Series, sample_grids, spread
-from frugan.training.summary import Run, duration, hints, next_commands, read_run, verdict
+from frugan.training.summary import Run, duration, hints, memory, next_commands, read_run, verdict
 
 MAX_STILLS = 24
 FILM_WIDTH, FILM_FRAMES = 480, 60
@@ -178,6 +178,9 @@ def _other_charts(history: History, marks: list[tuple[float, str]]) -> Iterator[
             "Values that stay near the dashed 0.6 are healthy; near 1 it learns by heart."
         )
         yield chart(name, [_line("mean", stats.pop(name))], note=note, target=0.6, marks=marks, log=False)
+    if "overfitting_r_v" in stats:
+        note = "How far pictures kept aside look generated to the discriminator: 0 not at all, 1 it learns by heart."
+        yield chart("overfitting r_v", [_line("r_v", stats.pop("overfitting_r_v"))], note=note, marks=marks, log=False)
     parts = {name: (name.rpartition("_")[2], name.rpartition("_")[0]) for name in stats}
     for title, lines in _together(stats, parts):
         for name, members in [(title, lines)] if title else [(line.name, [line]) for line in lines]:
@@ -241,6 +244,7 @@ def _facts(run: Run) -> str:
     titles = {
         "source": "Pictures from",
         "count": "Number of pictures",
+        "held_out": "Kept aside, not learned from",
         "resolution": "Size in pixels",
         "channels": "Channels",
         "class_names": "Classes",
@@ -389,6 +393,7 @@ def _page(run: Run, defaults: Mapping[str, Any] | None) -> str:
     body = (
         f'<h1>{escape(run.name)}<span class="state {re.sub(r"[^a-z]", "-", run.state)}">{escape(run.state)}</span></h1>'
         f'<p class="kicker">{_kicker(run)}</p><p class="verdict">{escape(verdict(run))}</p>'
+        + (f'<p class="memory">{escape(memory(run))}</p>' if memory(run) else "")
         + (f'<ul class="hints">{advice}</ul>' if advice else "")
         + _tiles(run)
         + (f"<h2>How the pictures changed</h2>{viewer}" if viewer else "")
@@ -404,7 +409,7 @@ def _page(run: Run, defaults: Mapping[str, Any] | None) -> str:
     written = time.strftime("%Y-%m-%d %H:%M")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Secheldty-Policy" content="{escape(policy)}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(run.name)} · frugan</title><style>{style}</style></head><body><main>{body}"
         f"<footer>Written by frugan on {written}.{torn}</footer></main><script>{script}</script></body></html>\n"

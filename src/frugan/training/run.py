@@ -26,6 +26,7 @@ from frugan.training import report
 from frugan.training.door import Task
 from frugan.training.feed import Feed
 from frugan.training.folder import RunError, RunFolder
+from frugan.training.held_out import hold_out, overfitting
 from frugan.training.history import read_history
 from frugan.training.loop import Loop, TrainingError, Verdict, resolve_precision
 from frugan.training.ranks import Ranks, close_ranks, open_ranks
@@ -115,9 +116,10 @@ def _check_same(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], 
 
 def _train(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], start: Start, ranks: Ranks) -> Outcome:
     torch.manual_seed(recipe.training.seed)
-    task = recipe.task.build(data, recipe.training.batch)
+    learned, _ = hold_out(data, recipe.training.hold_out)
+    task = recipe.task.build(learned, recipe.training.batch)
     journal = Journal(folder, recipe, data, start, ranks, task)
-    feeds = {name: Feed(dataset, recipe.training.seed, dataset.flip, ranks.device) for name, dataset in data.items()}
+    feeds = {name: Feed(dataset, recipe.training.seed, dataset.flip, ranks.device) for name, dataset in learned.items()}
     loop = Loop(task, recipe.optimisers, recipe.training, feeds, ranks, journal)
     resumed = journal.resume(loop)
     if not resumed and start.parent is not None:
@@ -170,6 +172,7 @@ class Journal:
     ) -> None:
         self._folder, self._recipe, self._data, self._start = folder, recipe, data, start
         self._ranks, self._task = ranks, task
+        self._learned, self._held = hold_out(data, recipe.training.hold_out)
         self._stop = False
 
     # -- beginning and end --------------------------------------------------------------------------------------------
@@ -239,6 +242,7 @@ class Journal:
             "data": {
                 "source": first.facts.path,
                 "count": len(first),
+                "held_out": len(next(iter(self._held.values()), ())),
                 "fingerprint": first.fingerprint,
                 "resolution": first.resolution,
                 "channels": first.channels,
@@ -333,7 +337,8 @@ class Journal:
         path = self._folder.grids / f"fakes-{progress.images_seen:09d}.png"
         write.save_png(path, self._fake_grid(model), {"frugan:images_seen": str(progress.images_seen)})
         evaluation = quick_score(model, next(iter(self._data.values())), self._recipe.training.score_images)
-        line = {**self._when(loop), "scores": evaluation.scores, "stats": {"fake_spread": evaluation.fake_spread}}
+        stats = {"fake_spread": evaluation.fake_spread, **self._overfitting(model)}
+        line = {**self._when(loop), "scores": evaluation.scores, "stats": stats}
         self._folder.append(line)
         self._start.tell({**line, "grid": str(path)})
         return {
@@ -341,6 +346,10 @@ class Journal:
             "fake_spread": evaluation.fake_spread,
             "real_spread": evaluation.real_spread,
         }
+
+    def _overfitting(self, model: Model) -> dict[str, float]:
+        name, batch = next(iter(self._data)), self._recipe.training.batch
+        return overfitting(model, self._learned[name], self._held[name], batch) if name in self._held else {}
 
     def checkpoint(self, loop: Loop, scores: Mapping[str, float] | None = None) -> None:
         """Write a checkpoint and delete the oldest ones."""

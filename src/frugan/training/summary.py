@@ -11,6 +11,7 @@ from frugan.training.history import History, read_facts, read_history, sample_gr
 
 _QUIET_SECONDS = 900
 _REAL_SIGN_HINT = 0.85
+_COPY_RATIO, _R_V_HINT = 0.5, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,27 @@ def verdict(run: Run) -> str:
     if bests:
         score = f" Best {bests[0].name}: {bests[0].value:.4g}, reached at {bests[0].images_seen:,}."
     return f"{lead}: {seen}.{score}"
+
+
+def memory(run: Run) -> str:
+    """Whether it copies its training pictures, as far as its log tells; empty where it tells nothing about that."""
+    stats, said = run.history.group("stats"), []
+    ratios = [name for name in stats if name.startswith("nearest_neighbour_ratio")]
+    for name in ratios[-1:]:
+        ratio = stats[name].y[-1]
+        verdict = "copies are likely" if ratio < _COPY_RATIO else "no sign of copies"
+        said.append(
+            f"Generated pictures lie {ratio:.2f} times as far from the nearest training picture as training pictures "
+            f"lie from each other ({name.removeprefix('nearest_neighbour_ratio_').replace('_', ' ')}): {verdict}."
+        )
+    if "overfitting_r_v" in stats:
+        ratio = stats["overfitting_r_v"].y[-1]
+        verdict = "it knows its set by heart" if ratio > _R_V_HINT else "it does not just learn by heart"
+        said.append(
+            f"On {run.data.get('held_out', 'some')} pictures kept aside the discriminator is {ratio:.0%} of the way from "
+            f"training pictures to generated ones: {verdict}."
+        )
+    return " ".join(said)
 
 
 def hints(run: Run) -> list[str]:
