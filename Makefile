@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable '.[video,data,test]'
+	$(BIN)/pip install --quiet --editable '.[video,data,track,features,export,openvino,test]'
 	touch $@
 
 test: $(VENV)/.installed-test lint types unit
@@ -41,7 +41,10 @@ soak: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m soak tests/training
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/pip install --quiet --editable '.[export,openvino]'
+	$(BIN)/python -m benchmarks.networks
+	$(BIN)/python -m benchmarks.loop
+	$(BIN)/python -m benchmarks.export
 
 golden: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/training --update-golden

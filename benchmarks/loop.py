@@ -1,6 +1,6 @@
 """The share of an iteration that is not the step: samplers, statistics, bookkeeping.
 
-    python -m benchmarks.loop [--threads 2] [--iterations 12]
+    python -m benchmarks.loop [--threads 2] [--iterations 12] [--no-record]
 
 The step is what any training needs: forward and backward passes, Adam, the moving average. All else is the loop's own.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks import record
 
 from frugan.data.dataset import from_arrays
 from frugan.recipes import auto, stylegan2
@@ -46,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--iterations", type=int, default=12)
+    parser.add_argument("--no-record", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     recipe = stylegan2.small(64)
@@ -70,7 +72,19 @@ def main() -> None:
     total = sum(clock.spent.values())
     for name, seconds in sorted(clock.spent.items(), key=lambda item: -item[1]):
         print(f"{name:<14} {seconds / total:7.2%}  {1000 * seconds / args.iterations:8.2f} ms an iteration")
-    print(f"{'loop overhead':<14} {1 - clock.spent['step'] / total:7.2%}")
+    overhead = 1 - clock.spent["step"] / total
+    print(f"{'loop overhead':<14} {overhead:7.2%}")
+    if not args.no_record:
+        batch = recipe.training.batch
+        row = record.Row(
+            name="iteration",
+            size="small 64 px",
+            batch=batch,
+            ms=1000 * total / args.iterations,
+            images_per_second=batch * args.iterations / total,
+            note=f"loop overhead {overhead:.2%}",
+        )
+        record.append([row])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Images per second of the StyleGAN2 networks, ours and the textbook ones, side by side.
 
-    python -m benchmarks.networks [--size small] [--batch 16] [--threads 2] [--seconds 50]
+    python -m benchmarks.networks [--size small] [--batch 16] [--threads 2] [--seconds 50] [--no-record]
 
 The two take turns and the fastest turn of each counts, so that a busy machine slows both alike; with one thread the
 clock is that of the processor, which other programs disturb less. A training image costs one discriminator step on a
@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmarks import textbook
+from benchmarks import record, textbook
 
 from frugan.losses import adversarial, regularize
+from frugan.metrics.cost import count_macs
 from frugan.models import stylegan2
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=50.0)
+    parser.add_argument("--no-record", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     best = measure(options.size, options.batch, options.seconds)
@@ -108,6 +110,31 @@ def main() -> None:
         f"training images/s: ours {options.batch / ours:.1f}, textbook {options.batch / plain:.1f}, "
         f"ratio {plain / ours:.2f}; sampling ratio {best['sample'][1] / best['sample'][0]:.2f}"
     )
+    if not options.no_record:
+        record.append(_rows(best, (ours, plain), options.size, options.batch))
+
+
+def _rows(
+    best: dict[str, tuple[float, float]], training: tuple[float, float], size: str, batch: int
+) -> list[record.Row]:
+    macs = count_macs(steps(True, size, 1)["sample one"]).total
+    clock = "processor time" if torch.get_num_threads() == 1 else ""
+    rows = []
+    for name, both in {**best, "training": training}.items():
+        count = {"sample one": 1, "path length": batch // 2}.get(name, batch)
+        for side, seconds in zip(("ours", "textbook"), both, strict=True):
+            rows.append(
+                record.Row(
+                    name=f"{name} {side}",
+                    size=size,
+                    batch=count,
+                    ms=1000 * seconds,
+                    images_per_second=count / seconds,
+                    macs=macs if name.startswith("sample") else None,
+                    note=clock,
+                )
+            )
+    return rows
 
 
 if __name__ == "__main__":

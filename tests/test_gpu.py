@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from frugan.augment.ada import apply, draw, preset
 from frugan.data.dataset import from_arrays
 from frugan.losses.regularize import path_lengths, r1_penalty
 from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
@@ -57,6 +58,24 @@ def test_second_derivatives_agree(generator: Generator, discriminator: Discrimin
 
     for card, processor in zip(gradients("cuda"), gradients("cpu"), strict=True):
         torch.testing.assert_close(card, processor, atol=1e-4 * float(processor.abs().max()), rtol=1e-3)
+
+
+def test_augmentations_agree() -> None:
+    config, generator = preset("bgcfnc"), torch.Generator().manual_seed(0)
+    images = torch.rand(8, 3, 24, 20, generator=generator) * 2 - 1
+    draws = draw(
+        config,
+        lambda *shape: torch.rand(8, *shape, generator=generator),
+        lambda *shape: torch.randn(8, *shape, generator=generator),
+        *images.shape[1:],
+    )
+    gradients = []
+    for device in ("cuda", "cpu"):
+        places = images.to(device).requires_grad_()
+        changed = apply(places, config, 0.7, {name: numbers.to(device) for name, numbers in draws.items()})
+        gradients.append([part.detach().cpu() for part in (changed, *torch.autograd.grad(changed.sum(), places))])
+    for card, processor in zip(*gradients, strict=True):
+        torch.testing.assert_close(card, processor, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -15,10 +15,13 @@ __all__ = ["__version__", "load"]
 
 
 def load(path: "Path | str", *, device: str = "cpu") -> "Model":
-    """The trained model at `path`: `demo` (bundled), a run folder (its best checkpoint, else its newest), a checkpoint.
+    """The trained model at `path`: `demo` (bundled), a run folder (its best checkpoint, else its newest), a checkpoint,
+    or a file of other projects (see `frugan.interop`).
 
     `device` is where its weights go, such as `cuda`. Raises ValueError where there is none or it is damaged.
     """
-    from frugan import model  # torch is only loaded by those who use a model
+    from frugan import interop, model  # torch is only loaded by those who use a model
 
+    if Path(path).is_file():
+        return interop.read(path).model.to(device)
     return model.load(path, device=device)

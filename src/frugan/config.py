@@ -2,7 +2,7 @@
 
 A settings class is a frozen dataclass whose fields are numbers, strings, booleans, None, tuples, `dict[str, ...]`,
 other settings classes, or unions of settings classes. A member of a union of several classes is stored with the key
-`kind`, its class name.
+`kind`, its class name; without it, it is read as the first of them, so that a second one does not spoil older files.
 """
 
 import dataclasses
@@ -122,7 +122,7 @@ def _from_union(classes: list[Any], value: Mapping[str, Any], path: str) -> Any:
     if len(classes) == 1:
         return from_dict(classes[0], value, path)
     by_name = {cls.__name__: cls for cls in classes}
-    kind = value.get("kind")
+    kind = value.get("kind", classes[0].__name__)
     if kind not in by_name:
         raise ConfigError(f"{path}.kind must name one of {', '.join(by_name)}, got {kind!r}")
     return from_dict(by_name[kind], {key: item for key, item in value.items() if key != "kind"}, path)

@@ -244,6 +244,8 @@ def find(path: Path | str) -> Path:
     found = checkpoints.list_checkpoints(inside)
     if not found:
         what = "has no checkpoint yet" if inside.is_dir() else "is neither a run, a checkpoint, nor 'demo'"
+        if path.is_file():
+            what = f"is a file: `frugan import {path} --out FOLDER` makes a model of another project's checkpoint"
         raise checkpoints.CheckpointError(f"{path} {what}")
     problems: list[str] = []
     for candidate in [*_best(inside), *reversed(found)]:

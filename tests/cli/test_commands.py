@@ -134,13 +134,18 @@ def test_data_commands(call, photos: Path, tmp_path: Path) -> None:
     assert (tmp_path / "photos-inspection" / "contact_sheet.png").is_file()
     assert call("data", "augment-sheet", "photos", "--policy", "translation", "--out", "sheet.png")[0] == 0
     assert (tmp_path / "sheet.png").is_file()
+    assert call("data", "augment-sheet", "photos", "--policy", "ada:bg", "--p", "1", "--out", "ada.png")[0] == 0
+    with Image.open(tmp_path / "ada.png") as sheet, Image.open(tmp_path / "sheet.png") as small:
+        assert sheet.height > 2 * small.height  # seven operations in place of one
+    status, shown = call("data", "augment-sheet", "photos", "--policy", "none")
+    assert status == 2 and "leaves nothing to draw" in shown
     status, shown = call("data", "sets")
     assert status == 0 and "demo:faces" in shown and "fashion-mnist" in shown
 
 
 def test_recipe_commands(call) -> None:
     status, shown = call("recipes", "list")
-    assert status == 0 and "diffaugment-100-shot" in shown
+    assert status == 0 and "diffaugment-100-shot" in shown and "stylegan2-ada-transfer" in shown
     status, shown = call("recipes", "show", "small")
     assert status == 0 and "total_images: 300000" in shown
     status, shown = call("recipes", "diff", "stylegan2-256", "stylegan2-512")
@@ -177,8 +182,10 @@ def test_flags_are_frozen(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     found = []
     for words in (
         *(("train",), ("sample",), ("info",), ("demo",)),
+        *(("import",), ("evaluate",)),
         *(("data", "inspect"), ("data", "augment-sheet"), ("data", "sets"), ("data", "build")),
         *(("recipes", "list"), ("recipes", "show"), ("recipes", "diff")),
+        *(("export",), ("cost",)),
     ):
         shown = run(*words, "--help", cwd=tmp_path).stdout
         flags = sorted({word.strip("│ ,") for word in shown.split() if word.startswith("--")} - {"--help"})

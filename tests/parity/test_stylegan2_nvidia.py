@@ -1,36 +1,33 @@
 """Networks, losses and gradients against the StyleGAN2-ADA and StyleGAN3 repositories."""
 
+import json
 import math
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from frugan.interop import nvidia
 from frugan.losses import adversarial, regularize
-from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
-from tests.parity import keymaps
 
-COMMON = {"channel_base": 512, "channel_max": 32}
-NETWORKS = {
-    "sg2ada-tiny32-cond": (
-        {"resolution": 32, "mapping_layers": 2, "num_classes": 3, "conv_clamp": 256.0},
-        {"resolution": 32, "num_classes": 3, "conv_clamp": 256.0},
-    ),
-    "sg2ada-tiny16-grey-resnetG-skipD": (
-        {"resolution": 16, "channels": 1, "architecture": "resnet"},
-        {"resolution": 16, "channels": 1, "architecture": "skip"},
-    ),
-    "sg3repo-stylegan2-tiny32": ({"resolution": 32, "conv_clamp": 256.0}, {"resolution": 32, "conv_clamp": 256.0}),
-}
+NETWORKS = ("sg2ada-tiny32-cond", "sg2ada-tiny16-grey-resnetG-skipD", "sg3repo-stylegan2-tiny32")
 
 
 def load(folder, name):
+    """The networks, made by the importer from the authors' settings and weights; inputs and outputs."""
     state = load_file(folder / f"{name}.state.safetensors")
-    settings, judge_settings = NETWORKS[name]
-    generator = Generator(StyleGAN2Config(z_dim=16, w_dim=24, **settings, **COMMON))
-    generator.load_state_dict(keymaps.nvidia(state, "G_ema."))
-    discriminator = Discriminator(StyleGAN2DiscriminatorConfig(**judge_settings, **COMMON))
-    discriminator.load_state_dict(keymaps.nvidia(state, "D."))
+    settings = {
+        role: known["init_kwargs"]
+        for role, known in json.loads((folder / f"{name}.meta.json").read_text()).items()
+        if role in ("G_ema", "D")
+    }
+    weights = {
+        role: {key.removeprefix(f"{role}."): value for key, value in state.items() if key.startswith(f"{role}.")}
+        for role in settings
+    }
+    generator = nvidia.read_generator(settings["G_ema"], weights["G_ema"]).requires_grad_()
+    is_ada = "synthesis_kwargs" in settings["G_ema"]
+    discriminator = nvidia.read_discriminator(settings["D"], weights["D"], is_ada).requires_grad_()
     data = load_file(folder / f"{name}.io.safetensors")
     labels = data["c"] if data["c"].shape[1] else None
     return generator, discriminator, data, labels

@@ -16,7 +16,7 @@ import torch
 from frugan import checkpoint
 from frugan.checkpoint import list_checkpoints
 from frugan.evaluation import PIXEL_SWD, Evaluation
-from frugan.model import load
+from frugan.model import load, save
 from frugan.training import run as run_module
 from frugan.training.folder import RunError, RunFolder
 from frugan.training.loop import TrainingError
@@ -410,7 +410,9 @@ def spreads(monkeypatch: pytest.MonkeyPatch, values: dict[int, list[tuple[float,
     def score(*_: Any, **__: Any) -> Evaluation:
         calls.append(seen[-1])
         score, spread = values[seen[-1]][min(calls.count(seen[-1]), len(values[seen[-1]])) - 1]
-        return Evaluation(scores={PIXEL_SWD: score}, protocol={}, fake_spread=spread, real_spread=0.2)
+        return Evaluation(
+            scores={PIXEL_SWD: score}, protocol={}, fake_spread=spread, real_spread=0.2, nearest_neighbour_ratio=None
+        )
 
     monkeypatch.setattr(run_module.Journal, "_look", noting)
     monkeypatch.setattr(run_module, "quick_score", score)
@@ -571,3 +573,14 @@ def test_what_is_known_is_written_down(whole: Path) -> None:
     assert set(facts["model"]["parameters"]) == {"generator", "discriminator"}
     info = checkpoint.read_info(list_checkpoints(whole / "checkpoints")[-1])
     assert info["recipe"] == "tiny" and info["images_seen"] == 16 and info["best"] in [*names_of(whole), ""]
+
+
+def test_the_licence_of_a_parent_goes_on_to_its_children(whole: Path, tmp_path: Path) -> None:
+    parent = load(whole)
+    save(dataclasses.replace(parent, info={**parent.info, "licence": "not for sale"}), tmp_path / "parent")
+    run, start = tmp_path / "run", Start(parent=str(tmp_path / "parent"), device="cpu")
+    train(run, tiny_recipe(total_images=8), tiny_data(), start)
+    train(run, tiny_recipe(), tiny_data(), start)
+    newest = list_checkpoints(run / "checkpoints")[-1]
+    assert load(newest).info["licence"] == "not for sale"
+    assert "weights it continued from: not for sale" in (newest / "README.md").read_text()

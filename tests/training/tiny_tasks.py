@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from frugan.augment.ada import AdaConfig, AdaControllerConfig, preset
 from frugan.augment.diffaugment import DiffAugmentConfig
 from frugan.data import Dataset, from_arrays
 from frugan.losses import adversarial
@@ -57,6 +58,10 @@ FULL = {
     "augment": DiffAugmentConfig(),
 }
 """Every regulariser and augmentation that the logistic loss takes at once."""
+
+
+QUICK_ADA = preset("bgcfnc", AdaConfig(p=0.5, controller=AdaControllerConfig(every=2, ramp_images=64)))
+"""Everything ADA has, at work from the start; p moves by a quarter every other iteration of eight pictures."""
 
 
 @dataclass
@@ -437,6 +442,7 @@ def _labelled_gan(**changes: Any) -> Callable[..., Job]:
 
 JOBS: dict[str, Callable[..., Job]] = {
     "gan": _gan(**FULL),
+    "gan-ada": _gan(**(FULL | {"augment": QUICK_ADA})),
     "gan-labels-steps": _labelled_gan(discriminator_steps=2, **FULL),
     "gan-relativistic": _labelled_gan(loss="relativistic", r1=R1Config(gamma=1.0, gamma_fake=1.0, every=1)),
     "gan-wgan": _gan(loss="wasserstein", gradient_penalty=WganGpConfig()),

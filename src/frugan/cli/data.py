@@ -43,6 +43,7 @@ def augment_sheet(
     /,
     *,
     policy: str = "color,translation,cutout",
+    p: float = 0.8,
     out: Path = Path("augment-sheet.png"),
     resolution: int = 64,
     seed: int = 0,
@@ -54,7 +55,10 @@ def augment_sheet(
     pictures
         As for `frugan train`.
     policy
-        Operations in order: color (brightness, saturation, contrast), translation, cutout, upscale.
+        Operations in order: color (brightness, saturation, contrast), translation, cutout, upscale; or ada, or
+        ada:SET with one of ADA's sets, such as ada:bgcf.
+    p
+        ADA's probability, from 0 to 1.
     out
         The picture to write.
     resolution
@@ -64,18 +68,25 @@ def augment_sheet(
     """
     import torch
 
-    from frugan.augment.diffaugment import DiffAugmentConfig, diffaugment, draw, one_by_one
+    from frugan.augment import named, shown
     from frugan.data import DataConfig, prepare, to_float, to_uint8, write
 
-    config = DiffAugmentConfig(policy=policy)
+    config = named(policy)
+    if config is None:
+        raise ValueError("--policy none leaves nothing to draw")
     dataset = prepare(parse.source(pictures), DataConfig(resolution=resolution), Teller().progress)
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(dataset), generator=generator)[:8].tolist()
     images = to_float(dataset.batch(chosen))
-    draws = draw(config, lambda *shape: torch.rand(len(images), *shape, generator=generator), resolution, resolution)
+
+    def uniform(*shape: int) -> torch.Tensor:
+        return torch.rand(len(images), *shape, generator=generator)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(len(images), *shape, generator=generator)
+
     rows = [("as they are", to_uint8(images))]
-    rows += [(name, to_uint8(changed)) for name, changed in one_by_one(images, config, draws)]
-    rows.append(("all of them", to_uint8(diffaugment(images, config, draws))))
+    rows += [(name, to_uint8(changed)) for name, changed in shown(images, config, p, uniform, normal)]
     write.save_png(out, write.labelled_grid(rows))
     print(f"drawn: {out}")
 

@@ -38,7 +38,7 @@ def sample(
     Parameters
     ----------
     model
-        demo, a run folder or a checkpoint.
+        demo, a run folder, a checkpoint, or a checkpoint file of another project (see frugan import).
     seeds
         Which pictures, such as 0-63 or 1,5,9-12.
     count
@@ -68,7 +68,7 @@ def sample(
     overwrite
         Replace what is there.
     """
-    from frugan.model import load
+    from frugan import load
 
     loaded = load(model, device=device)
     chosen, labels = _plan(loaded, seeds, count, classes, per_class, default=8 if to in ("gif", "mp4", "webp") else 64)

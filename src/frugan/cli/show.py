@@ -9,24 +9,30 @@ def info(model: str, /) -> None:
     Parameters
     ----------
     model
-        demo, a run folder or a checkpoint.
+        demo, a run folder, a checkpoint, or a checkpoint file of another project (see frugan import).
     """
-    from frugan.cli.tell import words
-    from frugan.model import find, load
+    from pathlib import Path
 
-    folder = find(model)
+    from frugan import load
+    from frugan.cli.tell import words
+    from frugan.model import find
+
+    folder = Path(model) if Path(model).is_file() else find(model)
     loaded = load(model)
     facts, data = loaded.info, loaded.info.get("data") or {}
+    origin = facts.get("origin") or {}
     rows: list[tuple[str, Any]] = [
         ("model", folder),
         ("hash", loaded.hash),
         ("pictures", f"{loaded.resolution} px, {loaded.generator.config.channels} channels"),
         ("classes", ", ".join(loaded.class_names) or "none"),
         ("recipe", facts.get("recipe")),
-        ("images seen", f"{facts.get('images_seen', 0):,}"),
-        ("time", words(facts.get("seconds", 0.0))),
+        ("imported from", origin.get("file")),
+        ("family", origin.get("family")),
+        ("images seen", None if origin else f"{facts.get('images_seen', 0):,}"),
+        ("time", None if origin else words(facts.get("seconds", 0.0))),
         ("trained on", f"{data.get('count')} pictures from {data.get('source') or 'memory'}" if data else None),
-        ("licence", data.get("licence")),
+        ("licence", facts.get("licence") or data.get("licence")),
         ("continued from", facts.get("parent")),
         ("generator", f"{_count(loaded.generator):,} parameters"),
         ("discriminator", f"{_count(loaded.discriminator):,} parameters" if loaded.discriminator else "not stored"),

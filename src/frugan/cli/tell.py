@@ -34,8 +34,10 @@ class Teller:
         if "event" in line:
             self.say(line["text"])
         elif "grid" in line:
-            scores = ", ".join(f"{name} {value:.1f}" for name, value in line["scores"].items())
+            scores = ", ".join(f"{name} {value:.3g}" for name, value in line["scores"].items())
             self.say(f"{line['images_seen']:>9,} images  {scores}  {line['grid']}")
+        elif "working" in line:
+            self.progress(line["done"], line["total"], line["working"])
         elif "losses" in line:
             self._show(_status(line), is_last=line["images_seen"] >= line["total_images"])
 

@@ -35,6 +35,7 @@ class Wishes:
     flip: bool | None = None
     channels: int | None = None
     labels: bool | None = None
+    metrics: str | None = None
     settings: tuple[str, ...] = ()
 
 
@@ -54,6 +55,7 @@ def train(
     labels: bool | None = None,
     batch: int | None = None,
     seed: int | None = None,
+    metrics: str | None = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
     config: Path | None = None,
     device: str = "auto",
@@ -81,7 +83,7 @@ def train(
     resolution
         Pixels per side, a power of two.
     augment
-        DiffAugment policy such as color,translation,cutout; none switches it off.
+        diffaugment, or its policy such as color,translation,cutout; ada, or ada:SET such as ada:bgcf; none.
     flip
         Whether pictures may be mirrored (never for writing or flags).
     channels
@@ -92,6 +94,8 @@ def train(
         Images per step.
     seed
         Every random choice follows from it.
+    metrics
+        Scores at snapshots beside the quick one, such as kid or kid,pr (see `frugan evaluate`); none switches them off.
     set_
         Any other setting, as path=value, such as task.r1.gamma=1; may be repeated.
     config
@@ -120,6 +124,7 @@ def train(
         flip=flip,
         channels=channels,
         labels=labels,
+        metrics=metrics,
         settings=tuple(set_ or ()),
     )
     place = out or Path("runs") / _name(pictures)
@@ -301,7 +306,8 @@ def _put_in(recipe: "Recipe", wishes: Wishes) -> "Recipe":
     """The recipe with the flags about pictures and training put in."""
     import dataclasses
 
-    from frugan.augment.diffaugment import DiffAugmentConfig
+    from frugan.augment import named
+    from frugan.evaluation import EvaluationConfig
 
     changes: dict[str, object] = {}
     if wishes.resolution is not None:
@@ -321,10 +327,13 @@ def _put_in(recipe: "Recipe", wishes: Wishes) -> "Recipe":
         training = dataclasses.replace(training, batch=wishes.batch)
     if wishes.seed is not None:
         training = dataclasses.replace(training, seed=wishes.seed)
+    if wishes.metrics is not None:
+        asked = tuple(name.strip() for name in wishes.metrics.split(",") if name.strip())
+        scores = None if asked == ("none",) else EvaluationConfig(metrics=asked, num_fake=training.score_images)
+        training = dataclasses.replace(training, evaluation=scores)
     task = recipe.task
     if wishes.augment is not None:
-        augment = None if wishes.augment == "none" else DiffAugmentConfig(policy=wishes.augment)
-        task = dataclasses.replace(task, augment=augment)
+        task = dataclasses.replace(task, augment=named(wishes.augment))
     return dataclasses.replace(recipe, data=data, training=training, task=task)
 
 

@@ -270,7 +270,7 @@ def _as_dataset(found: tuple[np.ndarray, _Content], source: Source, config: Data
         skipped=(*source.skipped, *content.unusable),
         flip=not source.has_glyphs if config.flip == "auto" else config.flip == "on",
         facts=SourceFacts(
-            path=str(source.path),
+            path=source.title or str(source.path),
             kind=source.kind,
             num_found=len(source.names),
             num_upscaled=content.num_upscaled,

@@ -117,7 +117,7 @@ def open_demo(name: str) -> Source:
     wanted = {picture.file for picture in demo_pictures(name)}
     whole = open_source(demo_folder() / "emoji.zip", labels="auto" if demo.is_labelled else "none")
     chosen = whole.take([index for index, file in enumerate(whole.names) if file in wanted])
-    return dataclasses.replace(chosen, has_glyphs=not demo.flip)
+    return dataclasses.replace(chosen, has_glyphs=not demo.flip, title=f"demo:{name}")
 
 
 def _named(name: str) -> DemoSet:

@@ -54,6 +54,7 @@ class Source:
     raises PictureError (this picture is unusable) or OSError (the file system failed). `files`: for a folder the file
     of each name; else the archive or files whose content decides everything. `skipped`: (name, reason) seen while
     listing; `ignored`: other files counted by ending. `has_glyphs`: digits or letters, which must not be mirrored.
+    `title`: what a user calls it where that is not its path.
     A context manager: leaving it closes the files.
     """
 
@@ -68,6 +69,7 @@ class Source:
     ignored: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     has_glyphs: bool = False
+    title: str = ""
     close: Callable[[], None] = lambda: None
 
     def __enter__(self) -> "Source":

@@ -12,7 +12,7 @@ from typing import Any
 Point = tuple[float, float, float, float]  # x, mean, lowest, highest
 _GROUPS = ("losses", "stats", "scores", "progress")
 _SINGLES = ("images_per_second", "memory_mb")
-_HIGHER_IS_BETTER = ("is", "inception", "precision", "recall", "density", "coverage", "miou", "accuracy", "ssim")
+_HIGHER_IS_BETTER = ("is", "nn", "inception", "precision", "recall", "density", "coverage", "miou", "accuracy", "ssim")
 
 
 @dataclass

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from frugan.checkpoint import Info, Parts
+from frugan.evaluation import PIXEL_SWD
 from frugan.training.door import Draw, Phase, Plan, Share, Shared, Stats, Step, Task
 from frugan.training.feed import Feed, LazyBatches
 from frugan.training.optimise import Average, Optimiser
@@ -30,8 +31,8 @@ class Progress:
     """Where a training stands; with the nets and moments, all that the next iteration depends on.
 
     `sound` is the newest snapshot that was not collapsed, in images seen: a roll-back leads there, whenever checkpoints
-    were written. `skipped` counts the steps that each optimiser has left out in a row. `micro_batch` is the limit that
-    running out of memory has set.
+    were written. `best_metric` names the score by which `best` is the best. `skipped` counts the steps that each
+    optimiser has left out in a row. `micro_batch` is the limit that running out of memory has set.
     """
 
     images_seen: int = 0
@@ -44,6 +45,8 @@ class Progress:
     best: str | None = None
     best_score: float | None = None
     best_images: int = 0
+    best_metric: str = PIXEL_SWD
+    evaluation_seconds: float = 0.0
     reference_spread: float = 0.0
     sound: int | None = None
     skipped: dict[str, int] = field(default_factory=dict)

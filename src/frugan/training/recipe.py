@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from frugan.data.pictures import DataConfig
+from frugan.evaluation import EvaluationConfig
 from frugan.training.tasks.gan import GanConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -80,7 +81,9 @@ class TrainingConfig:
     factor on every learning rate over time. A snapshot (grid, score, checkpoint) is taken each `snapshot_images`, a
     checkpoint also each `checkpoint_seconds`. `plateau_images`: stop when the score has not improved for so long
     (None: never). `hold_out`: the share of the pictures that is kept aside (at most 500, none of fewer than 20), to see
-    whether the discriminator learns by heart.
+    whether the discriminator learns by heart. `evaluation`: scores by a feature network at snapshots, the best of which
+    is then the best snapshot; left out where they would take more than `evaluation_share` of the time spent on training
+    (but at the first and last they are taken).
     """
 
     batch: int
@@ -101,6 +104,8 @@ class TrainingConfig:
     score_images: int = 1000
     plateau_images: int | None = None
     hold_out: float = 0.0
+    evaluation: EvaluationConfig | None = None
+    evaluation_share: float = 0.1
     max_rollbacks: int = 3
 
     def __post_init__(self) -> None:
@@ -112,6 +117,8 @@ class TrainingConfig:
         for name in ("total_images", "seed", "max_rollbacks", "checkpoint_seconds", "status_seconds"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.evaluation_share <= 0:
+            raise ValueError(f"evaluation_share must be above 0, got {self.evaluation_share}")
         if not 0 <= self.hold_out < 1:
             raise ValueError(f"hold_out must be in [0, 1), got {self.hold_out}")
         for name in ("micro_batch", "plateau_images"):
@@ -140,8 +147,10 @@ class Recipe:
 def tiny(recipe: Recipe, *, resolution: int = 16, images: int = 48, batch: int = 4) -> Recipe:
     """The same recipe shrunk to seconds on two CPU cores: every mechanism stays, every size goes down."""
     data = {name: dataclasses.replace(config, resolution=resolution) for name, config in recipe.data.items()}
+    scores = recipe.training.evaluation
     training = dataclasses.replace(
         recipe.training,
+        evaluation=None if scores is None else dataclasses.replace(scores, num_fake=16, num_real=None),
         batch=batch,
         total_images=images,
         snapshot_images=max(images // 2, 1),

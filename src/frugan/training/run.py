@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import json
+import math
 import signal
 import sys
 import time
@@ -20,7 +21,7 @@ from frugan import checkpoint as checkpoints
 from frugan.config import differences
 from frugan.data import write
 from frugan.data.dataset import Dataset
-from frugan.evaluation import PIXEL_SWD, quick_score
+from frugan.evaluation import quick_score
 from frugan.model import Model, describe_nets, load
 from frugan.training import report
 from frugan.training.door import Task
@@ -28,12 +29,16 @@ from frugan.training.feed import Feed
 from frugan.training.folder import RunError, RunFolder
 from frugan.training.held_out import hold_out, overfitting
 from frugan.training.history import read_history
-from frugan.training.loop import Loop, TrainingError, Verdict, resolve_precision
+from frugan.training.loop import Loop, Progress, TrainingError, Verdict, resolve_precision
 from frugan.training.ranks import Ranks, close_ranks, open_ranks
 from frugan.training.recipe import Recipe
+from frugan.training.scores import SnapshotScores
 
 # Settings that decide when and where, never which weights come out.
-_FREE = ("total_images", "checkpoint_seconds", "status_seconds", "keep_checkpoints", "plateau_images", "max_rollbacks")
+_FREE = (
+    *("total_images", "checkpoint_seconds", "status_seconds", "keep_checkpoints", "plateau_images", "max_rollbacks"),
+    *("evaluation", "evaluation_share"),
+)
 _COLLAPSE_SHARE, _GROWN_SHARE, _PLATEAU_GAIN = 0.1, 0.25, 0.01
 Teller = Callable[[dict[str, Any]], None]
 
@@ -74,6 +79,7 @@ def train(run: Path, recipe: Recipe, data: Mapping[str, Dataset], start: Start =
     ranks = open_ranks(start.device)
     try:
         folder = RunFolder(run)
+        scores = SnapshotScores(recipe.training, next(iter(data.values())), ranks.device)
         if ranks.is_first:
             folder.create()
         ranks.barrier()
@@ -82,7 +88,7 @@ def train(run: Path, recipe: Recipe, data: Mapping[str, Dataset], start: Start =
             ranks.barrier()
             if ranks.is_first:
                 folder.begin(recipe)
-            return _train(folder, recipe, data, start, ranks)
+            return _train(folder, recipe, data, start, ranks, scores)
     finally:
         close_ranks()
 
@@ -99,7 +105,7 @@ def _check_same(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], 
     changed = [
         f"{path}: {old!r} -> {new!r}"
         for path, old, new in differences(folder.read_recipe(), recipe)
-        if path.removeprefix("training.") not in _FREE and not path.startswith("reasons")
+        if path.removeprefix("training.").partition(".")[0] not in _FREE and not path.startswith("reasons")
     ]
     known = folder.read_facts().get("fingerprints", {})
     changed += [
@@ -114,16 +120,25 @@ def _check_same(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], 
         )
 
 
-def _train(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], start: Start, ranks: Ranks) -> Outcome:
+def _train(
+    folder: RunFolder,
+    recipe: Recipe,
+    data: Mapping[str, Dataset],
+    start: Start,
+    ranks: Ranks,
+    scores: SnapshotScores,
+) -> Outcome:
     torch.manual_seed(recipe.training.seed)
     learned, _ = hold_out(data, recipe.training.hold_out)
     task = recipe.task.build(learned, recipe.training.batch)
-    journal = Journal(folder, recipe, data, start, ranks, task)
+    journal = Journal(folder, recipe, data, start, ranks, task, scores)
     feeds = {name: Feed(dataset, recipe.training.seed, dataset.flip, ranks.device) for name, dataset in learned.items()}
     loop = Loop(task, recipe.optimisers, recipe.training, feeds, ranks, journal)
     resumed = journal.resume(loop)
     if not resumed and start.parent is not None:
-        journal.note(loop, "started_from", adopt(task, load(start.parent), start.parent))
+        parent = load(start.parent)
+        journal.parent_licence = parent.info.get("licence")
+        journal.note(loop, "started_from", adopt(task, parent, start.parent))
         for name, net in loop.average.nets.items():
             net.load_state_dict(task.nets[name].state_dict())
     journal.open(loop)
@@ -168,11 +183,20 @@ class Journal:
     """Writes what happens into the run folder and tells it to whoever listens."""
 
     def __init__(
-        self, folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], start: Start, ranks: Ranks, task: Task
+        self,
+        folder: RunFolder,
+        recipe: Recipe,
+        data: Mapping[str, Dataset],
+        start: Start,
+        ranks: Ranks,
+        task: Task,
+        scores: SnapshotScores,
     ) -> None:
+        self._scores = scores
         self._folder, self._recipe, self._data, self._start = folder, recipe, data, start
         self._ranks, self._task = ranks, task
         self._learned, self._held = hold_out(data, recipe.training.hold_out)
+        self.parent_licence: str | None = None
         self._stop = False
 
     # -- beginning and end --------------------------------------------------------------------------------------------
@@ -254,6 +278,7 @@ class Journal:
             "model": {"parameters": counts},
             "command": known.get("command") or self._start.command,
             "parent": known.get("parent") or self._start.parent,
+            "parent_licence": known.get("parent_licence") or self.parent_licence,
         }
 
     def is_closed(self) -> bool:
@@ -318,34 +343,57 @@ class Journal:
     def snapshot(self, loop: Loop) -> Verdict:
         """Grid, score and checkpoint; the first rank's findings hold for all."""
         found = json.loads(self._ranks.broadcast(json.dumps(self._look(loop) if self._ranks.is_first else None)))
-        progress, spread, score = loop.progress, found["fake_spread"], found["score"]
+        progress, spread, scores = loop.progress, found["fake_spread"], found["scores"]
+        progress.evaluation_seconds += found["seconds"]
         peak = progress.reference_spread
         if peak > _GROWN_SHARE * found["real_spread"] and spread < _COLLAPSE_SHARE * peak:
             return Verdict(collapsed=f"samples became alike (spread {spread:.4f}, was {peak:.4f})")
         progress.reference_spread = max(peak, spread)
-        if progress.best_score is None or score < progress.best_score * (1 - _PLATEAU_GAIN):
-            progress.best, progress.best_score = f"{progress.images_seen:09d}", score
-            progress.best_images = progress.images_seen
-        self.checkpoint(loop, {PIXEL_SWD: score})
+        self._rank(progress, scores)
+        self.checkpoint(loop, scores)
         if self._ranks.is_first:
             report.write_report(self._folder.path)
         return Verdict()
 
-    def _look(self, loop: Loop) -> dict[str, float]:
+    def _rank(self, progress: Progress, scores: Mapping[str, float]) -> None:
+        """Note a snapshot that is better than the best so far; one that was not scored by the leading score is not."""
+        name, known = self._scores.name, progress.best_score
+        score = scores.get(name)
+        if score is None:
+            return
+        if known is None or progress.best_metric != name or score < known - _PLATEAU_GAIN * abs(known):
+            progress.best, progress.best_score = f"{progress.images_seen:09d}", score
+            progress.best_images, progress.best_metric = progress.images_seen, name
+
+    def _look(self, loop: Loop) -> dict[str, Any]:
         progress = loop.progress
         model = self._task.eval_model(loop.average.nets)
         path = self._folder.grids / f"fakes-{progress.images_seen:09d}.png"
         write.save_png(path, self._fake_grid(model), {"frugan:images_seen": str(progress.images_seen)})
         evaluation = quick_score(model, next(iter(self._data.values())), self._recipe.training.score_images)
         stats = {"fake_spread": evaluation.fake_spread, **self._overfitting(model)}
-        line = {**self._when(loop), "scores": evaluation.scores, "stats": stats}
+        if evaluation.nearest_neighbour_ratio is not None:
+            stats["nearest_neighbour_ratio_16px"] = evaluation.nearest_neighbour_ratio
+        scores, seconds = dict(evaluation.scores), 0.0
+        if self._scores.is_due(progress):
+            found, seconds = self._scores.score(model, self._working(progress.images_seen))
+            scores |= {name: value for name, value in found.items() if math.isfinite(value)}
+            stats["evaluation_seconds"] = seconds
+        line = {**self._when(loop), "scores": scores, "stats": stats}
         self._folder.append(line)
         self._start.tell({**line, "grid": str(path)})
         return {
-            "score": evaluation.scores[PIXEL_SWD],
+            "scores": scores,
+            "seconds": seconds,
             "fake_spread": evaluation.fake_spread,
             "real_spread": evaluation.real_spread,
         }
+
+    def _working(self, images_seen: int) -> Callable[[int, int, str], None]:
+        def tell(done: int, total: int, text: str) -> None:
+            self._start.tell({"images_seen": images_seen, "working": text, "done": done, "total": total})
+
+        return tell
 
     def _overfitting(self, model: Model) -> dict[str, float]:
         name, batch = next(iter(self._data)), self._recipe.training.batch
@@ -370,6 +418,7 @@ class Journal:
             "class_names": list(first.class_names),
             "data": facts.get("data", {}),
             "parent": facts.get("parent"),
+            "licence": facts.get("parent_licence"),
             "scores": dict(scores or {}),
             "best": progress.best,
         }
@@ -449,6 +498,7 @@ def model_card(info: Mapping[str, Any]) -> str:
     data = info.get("data") or {}
     scores = "\n".join(f"- {name}: {value:.3f}" for name, value in (info.get("scores") or {}).items())
     parent = f"- continued from: {info['parent']}\n" if info.get("parent") else ""
+    parent += f"- licence of the weights it continued from: {info['licence']}\n" if info.get("licence") else ""
     return (
         "---\nlibrary_name: frugan\ntags: [gan, image-generation]\n---\n"
         "# An image generator trained with frugan\n\n"

@@ -9,7 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from frugan.augment import ada
+from frugan.augment import diffaugment as diffaug
+from frugan.augment.ada import AdaConfig, AdaControllerConfig
 from frugan.augment.diffaugment import DiffAugmentConfig, Mode
+from frugan.config import from_dict, to_dict
 from frugan.data import Dataset, to_float
 from frugan.losses import regularize
 from frugan.losses.adversarial import AdversarialKind, discriminator_loss, generator_loss
@@ -17,10 +21,18 @@ from frugan.model import Model
 from frugan.training.door import Draw, Share
 from frugan.training.loop import Loop
 from frugan.training.recipe import AdamConfig
-from frugan.training.tasks import gan
 from frugan.training.tasks.gan import GanConfig, GanTask, LeCamConfig, PathLengthConfig, R1Config, WganGpConfig
 from tests.training.rig import assert_close_tensors, make_loop, tensors_of
-from tests.training.tiny_tasks import FULL, GENTLE, Job, gan_config, generator_config, pictures, training_config
+from tests.training.tiny_tasks import (
+    FULL,
+    GENTLE,
+    QUICK_ADA,
+    Job,
+    gan_config,
+    generator_config,
+    pictures,
+    training_config,
+)
 
 LOSSES: tuple[AdversarialKind, ...] = ("logistic", "hinge", "least_squares", "wasserstein", "relativistic")
 
@@ -297,37 +309,132 @@ PLACES: dict[Mode, dict[str, int]] = {
 }
 
 
+AUGMENTATIONS = [(diffaug, "diffaugment", DiffAugmentConfig()), (ada, "apply", QUICK_ADA)]
+
+
+@pytest.mark.parametrize(("module", "function", "augment"), AUGMENTATIONS)
 @pytest.mark.parametrize("mode", PLACES)
 def test_the_augmentation_stands_where_its_mode_says(
-    mode: Mode, phases: list[str], monkeypatch: pytest.MonkeyPatch
+    mode: Mode, module: Any, function: str, augment: Any, phases: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = Counter[str]()
-    real = gan.diffaug.diffaugment
+    real = getattr(module, function)
 
     def noting(images: Tensor, *rest: Any) -> Tensor:
         places.update([phases[-1]])
         assert images.requires_grad == (phases[-1] != "discriminator")
         return real(images, *rest)
 
-    monkeypatch.setattr(gan.diffaug, "diffaugment", noting)
+    monkeypatch.setattr(module, function, noting)
     r1 = R1Config(gamma=1.0, gamma_fake=1.0)
-    start(gan_config(r1=r1, augment=DiffAugmentConfig(mode=mode)))[0].iterate()
+    start(gan_config(r1=r1, augment=dataclasses.replace(augment, mode=mode)))[0].iterate()
     assert places == PLACES[mode]
 
 
 def test_reals_and_fakes_are_augmented_each_by_numbers_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     draws: list[Tensor] = []
-    real = gan.diffaug.draw
+    real = diffaug.draw
 
     def noting(*arguments: Any) -> Any:
         found = real(*arguments)
         draws.append(found["brightness"])
         return found
 
-    monkeypatch.setattr(gan.diffaug, "draw", noting)
+    monkeypatch.setattr(diffaug, "draw", noting)
     start(gan_config(augment=DiffAugmentConfig()))[0].iterate()
     assert len(draws) == 3 and all(len(draw.unique()) == 8 for draw in draws)
     assert len(torch.cat(draws).unique()) == 24
+
+
+def ada_config(p: float = 0.5, target: float = 0.6, **changes: Any) -> AdaConfig:
+    controller = AdaControllerConfig(target=target, every=2, ramp_images=160)
+    return dataclasses.replace(AdaConfig(p=p, controller=controller), **changes)
+
+
+@pytest.mark.parametrize(("target", "moves"), [(-1.0, 1), (1.0, -1)])
+def test_adas_probability_follows_the_discriminator(target: float, moves: int) -> None:
+    loop, task = start(gan_config(augment=ada_config(target=target)), discriminator=still())
+    with torch.no_grad():
+        task.discriminator.b4.out.bias.fill_(-0.05)  # reals on both sides of 0: neither target is met
+    found = []
+    for _ in range(5):
+        stats = loop.iterate()
+        assert -1 < float(stats["real_sign"]) < 1
+        found.append(float(stats["augment_p"]))
+    step = moves * 2 * 8 / 160
+    assert found == pytest.approx([0.5, 0.5, 0.5 + step, 0.5 + step, 0.5 + 2 * step])
+
+
+def test_adas_probability_reaches_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    real = ada.apply
+
+    def noting(images: Tensor, config: AdaConfig, p: float, *rest: Any) -> Tensor:
+        seen.append(p)
+        return real(images, config, p, *rest)
+
+    monkeypatch.setattr(ada, "apply", noting)
+    loop, _ = start(gan_config(augment=ada_config(p=0.2, target=-1.0)))
+    for _ in range(3):
+        loop.iterate()
+    assert seen == pytest.approx([0.2] * 6 + [0.3] * 3)
+
+
+def test_adas_probability_can_be_fixed() -> None:
+    loop, task = start(gan_config(augment=ada_config(p=0.3, controller=None)))
+    found = {round(float(loop.iterate()["augment_p"]), 6) for _ in range(5)}
+    assert found == {0.3} and "ada" not in task.state_dict()
+
+
+def test_ada_with_nothing_happening_is_no_augmentation() -> None:
+    states = []
+    for augment in (None, AdaConfig(p=0.0, controller=None)):
+        loop, _ = start(gan_config(r1=R1Config(gamma=1.0, every=1), augment=augment))
+        loop.iterate()
+        states.append(tensors_of(loop))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_where_ada_stands_is_kept() -> None:
+    config = gan_config(augment=ada_config(target=-1.0))
+    loop, task = start(config)
+    signs = [float(loop.iterate()["real_sign"]) for _ in range(3)]
+    state = task.state_dict()
+    assert state["ada"].tolist() == [pytest.approx(0.6), signs[2], 1.0]
+    _, other = start(config)
+    other.load_state_dict(state)
+    assert torch.equal(other.state_dict()["ada"], state["ada"])
+    del state["ada"]  # a run that was begun without ADA
+    other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_ada_goes_with_every_loss(loss: AdversarialKind) -> None:
+    penalty = WganGpConfig() if loss == "wasserstein" else None
+    config = gan_config(loss=loss, gradient_penalty=penalty, r1=R1Config(gamma=1.0, gamma_fake=1.0), augment=QUICK_ADA)
+    loop, task = start(config)
+    for _ in range(3):
+        assert all(bool(value.isfinite().all()) for value in loop.iterate().values())
+    assert float(task.state_dict()["ada"][0]) in (0.25, 0.75)
+
+
+def test_the_relativistic_loss_knows_only_differences() -> None:
+    loop, task = start(gan_config(loss="relativistic"), generator=still(), discriminator=still())
+    before = float(loop.iterate()["real_sign"])
+    loop, task = start(gan_config(loss="relativistic"), generator=still(), discriminator=still())
+    with torch.no_grad():
+        task.discriminator.b4.out.bias.add_(100.0)
+    assert float(loop.iterate()["real_sign"]) == pytest.approx(before) and abs(before) < 1
+
+
+@pytest.mark.parametrize("augment", [DiffAugmentConfig(policy="cutout"), QUICK_ADA, None])
+def test_augmentations_in_files(augment: Any) -> None:
+    config = gan_config(augment=augment)
+    plain = to_dict(config)
+    assert from_dict(GanConfig, plain) == config
+    if isinstance(augment, DiffAugmentConfig):
+        del plain["augment"]["kind"]  # as it was written before there was ADA
+        assert from_dict(GanConfig, plain) == config
 
 
 def test_fakes_have_the_labels_of_the_set(phases: list[str]) -> None:
@@ -557,3 +664,6 @@ def test_fitting_and_shrinking_keep_the_method() -> None:
     small = fitted.shrink(8)
     assert small.generator.resolution == small.discriminator.resolution == 8
     assert small.r1 == config.r1 and small.path_length == config.path_length and small.augment == config.augment
+    quick = dataclasses.replace(config, augment=AdaConfig()).shrink(8).augment
+    assert isinstance(quick, AdaConfig) and quick.p == 0.5 and quick.operations == AdaConfig().operations
+    assert quick.controller is not None and quick.controller.ramp_images < 100

@@ -1,5 +1,5 @@
 """A generator against a discriminator: StyleGAN2's training, with any adversarial loss, its regularisers,
-DiffAugment.
+DiffAugment or ADA.
 """
 
 import dataclasses
@@ -11,16 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from frugan.augment import diffaugment as diffaug
-from frugan.augment.diffaugment import DiffAugmentConfig
+from frugan.augment import AugmentConfig, ada, augment
+from frugan.augment.ada import AdaConfig
+from frugan.augment.diffaugment import Place, applies
 from frugan.data.dataset import Dataset
 from frugan.losses import adversarial, regularize
 from frugan.losses.adversarial import AdversarialKind
 from frugan.model import Model
 from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
 from frugan.training.door import Batch, Draw, Phase, Plan, Shared, Step
-
-Places = Literal["d_real", "d_fake", "g_fake"]
 
 
 def _at_least(config: object, **lowest: float) -> None:
@@ -113,7 +112,7 @@ class GanConfig:
     path_length: PathLengthConfig | None = None
     gradient_penalty: WganGpConfig | None = None
     lecam: LeCamConfig | None = None
-    augment: DiffAugmentConfig | None = None
+    augment: AugmentConfig | None = None
     style_mixing: float = 0.9
     discriminator_steps: int = 1
     freeze_discriminator: int = 0
@@ -144,7 +143,7 @@ class GanConfig:
         )
 
     def shrink(self, resolution: int) -> "GanConfig":
-        """The same method with networks for seconds on a CPU."""
+        """The same method with networks for seconds on a CPU, and ADA at work from the start."""
         generator = dataclasses.replace(
             self.generator,
             resolution=resolution,
@@ -163,6 +162,7 @@ class GanConfig:
             generator=generator,
             discriminator=discriminator,
             lecam=self.lecam and dataclasses.replace(self.lecam, start_images=0),
+            augment=_at_work(self.augment),
             compile=False,
         )
 
@@ -200,6 +200,13 @@ class GanConfig:
         return {name: part.every / (part.every + 1) for name, part in intervals.items() if part and part.every > 1}
 
 
+def _at_work(augment: AugmentConfig | None) -> AugmentConfig | None:
+    if not isinstance(augment, AdaConfig):
+        return augment
+    controller = augment.controller and dataclasses.replace(augment.controller, ramp_images=64)
+    return dataclasses.replace(augment, p=max(augment.p, 0.5), controller=controller)
+
+
 class GanTask:
     """Trains `generator` and `discriminator` on the stream `images`."""
 
@@ -219,6 +226,9 @@ class GanTask:
         self._labels = None if data.labels is None else torch.from_numpy(data.labels)
         self._class_names = data.class_names
         self._plan = Plan(phases=config.phases(), batch=batch, lr_scale=config.lazy(), beta_power=config.lazy())
+        self._ada = config.augment if isinstance(config.augment, AdaConfig) else None
+        self._controller = None if self._ada is None else self._ada.controller
+        self._ada_state = ada.begin(self._ada or AdaConfig())
         self._path_mean = torch.zeros(())
         self._logit_means = torch.zeros(2)
 
@@ -282,15 +292,14 @@ class GanTask:
         self,
         images: Tensor,
         labels: Tensor | None,
-        place: Places,
+        place: Place,
         draw: Draw,
         dtype: torch.dtype | None,
         twice: bool = False,
     ) -> Tensor:
-        augment = self.config.augment
-        if augment is not None and diffaug.applies(augment.mode, place):
-            draws = diffaug.draw(augment, draw.uniform, images.shape[2], images.shape[3])
-            images = diffaug.diffaugment(images, augment, draws)
+        config = self.config.augment
+        if config is not None and applies(config.mode, place):
+            images = augment(images, config, float(self._ada_state[0]), draw.uniform, draw.normal)
         discriminator = self.discriminator.forward if twice else self.discriminator
         return discriminator(images, labels, dtype=dtype)
 
@@ -321,9 +330,11 @@ class GanTask:
         fake_logits = self._judge(fakes, labels, "d_fake", draw, step.dtype)
         real_logits = self._judge(reals.images, reals.labels, "d_real", draw, step.dtype)
         step.stats.add("w", w[:, 0])
-        step.stats.add("real_sign", real_logits.sign())
+        step.stats.add("real_sign", self._signs(real_logits, fake_logits))
         step.stats.add("real_logits", real_logits)
         step.stats.add("fake_logits", fake_logits)
+        if self._ada is not None:
+            step.stats.add("augment_p", self._ada_state[0].to(real_logits).expand_as(real_logits))
         terms = {"loss": adversarial.discriminator_loss(config.loss, real_logits, fake_logits)}
         if config.gradient_penalty is not None and config.gradient_penalty.drift > 0:
             terms["drift"] = config.gradient_penalty.drift * regularize.drift(real_logits)
@@ -333,6 +344,13 @@ class GanTask:
         yield terms
         if config.gradient_penalty is not None:
             yield {"gradient_penalty": self._wgan_gp(config.gradient_penalty, reals, fakes, draw)}
+
+    def _signs(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """What overfitting is read from: whether each real is taken for one, or for more real than its fake where the
+        loss knows only differences.
+        """
+        is_relative = adversarial.needs_real_logits(self.config.loss)
+        return (real_logits - fake_logits if is_relative else real_logits).sign()
 
     def _wgan_gp(self, config: WganGpConfig, reals: Batch, fakes: Tensor, draw: Draw) -> Tensor:
         mixed = regularize.mix(reals.images, fakes.detach(), draw.uniform())
@@ -358,7 +376,9 @@ class GanTask:
 
     @torch.no_grad()
     def end(self, step: Step, stats: Mapping[str, Tensor]) -> None:
-        """Move the average latent, the path-length mean and LeCam's logit means, all by means over the global batch."""
+        """Move the average latent, the path-length mean, LeCam's logit means and ADA's probability, all by means over
+        the global batch.
+        """
         w_average = self.generator.mapping.w_avg
         w_average.lerp_(stats["w"].to(w_average), 1 - self.config.w_average_decay)
         if self.config.path_length is not None and "path_length" in stats:
@@ -367,6 +387,9 @@ class GanTask:
             decay = self.config.lecam.decay if step.shared["lecam"] else 0.0
             means = torch.stack([stats["real_logits"], stats["fake_logits"]]).cpu()
             self._logit_means = self._logit_means.lerp(means, 1 - decay)
+        if self._controller is not None:
+            images = step.plan.batch * self.config.discriminator_steps
+            self._ada_state = ada.adapt(self._ada_state, float(stats["real_sign"]), images, self._controller)
 
     def eval_model(self, ema: Mapping[str, nn.Module]) -> Model:
         """The averaged generator with the discriminator as it is."""
@@ -375,12 +398,15 @@ class GanTask:
         return Model(generator, self.discriminator, {"class_names": list(self._class_names)})
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The running means that regularisers compare with."""
-        return {"path_mean": self._path_mean, "logit_means": self._logit_means}
+        """The running means that regularisers compare with, and where ADA stands."""
+        state = {"path_mean": self._path_mean, "logit_means": self._logit_means}
+        return state if self._controller is None else state | {"ada": self._ada_state}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state_dict` gave."""
         self._path_mean, self._logit_means = state["path_mean"].clone(), state["logit_means"].clone()
+        if self._controller is not None and "ada" in state:  # not in a run that was begun without it
+            self._ada_state = state["ada"].clone()
 
 
 def freeze_layers(discriminator: nn.Module, count: int) -> None:

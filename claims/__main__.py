@@ -1,0 +1,37 @@
+"""`python -m claims NAME --size smoke|cpu|full`: run a claim, or go on with it; without a name, list them."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import get_args
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from claims import both_sides, fewer_pictures
+from claims.harness import Size, run_claim
+
+CLAIMS = {claim.name: claim for claim in (both_sides.CLAIM, fewer_pictures.CLAIM)}
+
+
+def main() -> None:
+    """Read the command line."""
+    import torch
+
+    parser = argparse.ArgumentParser(prog="python -m claims", description=__doc__)
+    parser.add_argument("name", nargs="?", choices=CLAIMS)
+    parser.add_argument("--size", choices=get_args(Size), default="cpu")
+    parser.add_argument("--work", type=Path, default=Path("runs/claims"), help="where the trainings are kept")
+    parser.add_argument("--results", type=Path, default=Path("docs/results"))
+    parser.add_argument("--threads", type=int, help="processor threads")
+    args = parser.parse_args()
+    if args.name is None:
+        for claim in CLAIMS.values():
+            print(f"{claim.name}: {claim.question}")
+        return
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    run_claim(CLAIMS[args.name], args.size, args.work, args.results, lambda text: print(text, flush=True))
+
+
+if __name__ == "__main__":
+    main()

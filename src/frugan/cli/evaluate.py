@@ -1,0 +1,186 @@
+"""`frugan evaluate`: how near generated pictures come to real ones, in numbers that say how they were made."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from frugan.cli import parse
+from frugan.cli.tell import Teller, words
+
+if TYPE_CHECKING:
+    from frugan.data import DataConfig, Dataset, Source
+    from frugan.evaluation import EvaluationConfig, Evaluator, Scores
+    from frugan.model import Model
+
+_MODEL_FILES = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors")
+
+
+def evaluate(
+    generated: str,
+    /,
+    *,
+    data: str | None = None,
+    metrics: str = "kid,fid,pr",
+    features: str = "efficientnet_lite0",
+    weights: Path | None = None,
+    count: Annotated[int | None, Parameter(name=["--count", "-n"])] = None,
+    reals: int | None = None,
+    psi: float = 1.0,
+    noise: Literal["const", "none", "random"] = "const",
+    seed: int = 0,
+    ddof: Literal[0, 1] = 0,
+    resolution: int | None = None,
+    out: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Score generated pictures against real ones. Features are kept, so asking again takes seconds.
+
+    Parameters
+    ----------
+    generated
+        A run, a checkpoint or demo, which then draw; or pictures: a folder, a zip, demo:faces.
+    data
+        The real pictures, as for `frugan train`; of a run by default those it learned from.
+    metrics
+        Of kid, fid, pr (precision, recall), dc (density, coverage), is, nn (nearest real pictures, copying), ppl,
+        ppl-w-full, ppl-z-end, ppl-z-full; separated by commas. For small sets trust kid first.
+    features
+        The network that looks: efficientnet_lite0, inception_2015 (the one that FID is defined by), hed.
+    weights
+        Its file, where it is not in its usual place.
+    count
+        How many pictures a model draws (2000), or how many of a folder are taken (all).
+    reals
+        How many real pictures are taken; by default all, at most 10,000.
+    psi
+        1 measures all the variety; below 1 scores flatter.
+    noise
+        const: the model's own; random: new for each picture; none.
+    seed
+        Which pictures are drawn and chosen.
+    ddof
+        Covariances are divided by N - ddof: 0 as NVIDIA does, 1 as others do.
+    resolution
+        Pixels per side of folders (a model has its own); by default that of the first generated picture.
+    out
+        The folder for scores.json and neighbours.png; by default evaluation/NAME.
+    device
+        auto, cpu, cuda or cuda:1.
+    """
+    import torch
+
+    from frugan.evaluation import EvaluationConfig, Evaluator
+    from frugan.features import open_extractor
+
+    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    model = _model(generated, kind)
+    config = EvaluationConfig(
+        metrics=tuple(dict.fromkeys(name.strip() for name in metrics.split(",") if name.strip())),
+        features=features,
+        num_fake=2000 if count is None and model is not None else count,
+        num_real=reals,
+        psi=psi,
+        noise=noise,
+        seed=seed,
+        ddof=ddof,
+    )
+    extractor = open_extractor(features, weights, kind)
+    teller = Teller(plain_seconds=5)
+    fakes, against = _sides(generated, model, data, resolution, teller)
+    evaluator = Evaluator(against, extractor, config, teller.progress)
+    scores = evaluator.score(fakes)
+    teller.say(scores.text())
+    teller.say(f"took {words(scores.seconds)}")
+    place = out or Path("evaluation") / (generated.replace(":", "-") if model is None else Path(generated).name)
+    _write(place, evaluator, fakes, scores, teller)
+
+
+def _model(generated: str, device: str) -> "Model | None":
+    """The model of that name or place; None where it is pictures."""
+    from frugan import checkpoint, load
+    from frugan.model import BUNDLED
+
+    path = Path(generated)
+    marks = (checkpoint.INDEX, "recipe.json", "checkpoints")
+    is_file = path.is_file() and path.suffix.lower() in _MODEL_FILES
+    is_bundled = generated in BUNDLED and not path.exists()
+    if is_bundled or is_file or any((path / mark).exists() for mark in marks):
+        return load(generated, device=device)
+    return None
+
+
+def _sides(
+    generated: str, model: "Model | None", data: str | None, resolution: int | None, teller: Teller
+) -> "tuple[Model | Dataset, Dataset]":
+    """Generated and real pictures, of one size."""
+    from frugan.data import DataConfig, prepare
+
+    if model is None:
+        if data is None:
+            raise ValueError(f"--data is needed: {generated} is not a run, so nothing says which pictures are real")
+        fake_source, real_source = parse.source(generated), parse.source(data)
+        side = resolution or _side(fake_source)
+        config = DataConfig(resolution=side, labels="none")
+        return prepare(fake_source, config, teller.progress), prepare(real_source, config, teller.progress)
+    if resolution not in (None, model.resolution):
+        raise ValueError(f"this model draws at {model.resolution} px; leave --resolution out")
+    source = parse.source(data) if data is not None else _own_data(generated, model)
+    return model, prepare(source, _own_config(Path(generated), model), teller.progress)
+
+
+def _side(source: "Path | Source") -> int:
+    """The shorter side of the first picture that can be read."""
+    from frugan.data import DataError, PictureError, Source, open_source
+    from frugan.data.pictures import open_picture
+
+    with source if isinstance(source, Source) else open_source(source) as opened:
+        for index in range(len(opened.names)):
+            content = opened.load(index)
+            if not isinstance(content, bytes):
+                return int(min(content.shape[:2]))
+            try:
+                with open_picture(content) as image:
+                    return min(image.size)
+            except PictureError:
+                continue
+    raise DataError(f"{opened.path} holds no picture that can be read")
+
+
+def _own_data(generated: str, model: "Model") -> "Path | Source":
+    facts = model.info.get("data") or {}
+    known = facts.get("source")
+    if not known:
+        raise ValueError(f"--data is needed: {generated} does not say what it learned from")
+    if not known.startswith("demo:") and not Path(known).exists():
+        raise ValueError(f"the pictures that {generated} learned from are no longer at {known}: say where with --data")
+    return parse.source(known)
+
+
+def _own_config(path: Path, model: "Model") -> "DataConfig":
+    """How the run prepared its pictures; for other models their size and channels."""
+    from frugan.data import DataConfig
+    from frugan.training.folder import RunFolder
+
+    folder = RunFolder(path)
+    if folder.exists:
+        config = next(iter(folder.read_recipe().data.values()))
+        return dataclasses.replace(config, resolution=model.resolution)
+    channels: Any = model.generator.config.channels
+    return DataConfig(resolution=model.resolution, channels=channels)
+
+
+def _write(place: Path, evaluator: "Evaluator", fakes: "Model | Dataset", scores: "Scores", teller: Teller) -> None:
+    from frugan.data import write
+
+    config: EvaluationConfig = evaluator.config
+    path = place / "scores.json"
+    with write.replacing(path) as part:
+        part.write_text(json.dumps(scores.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    teller.say(f"written: {path}")
+    if "nn" in config.metrics:
+        sheet = place / "neighbours.png"
+        write.save_png(sheet, evaluator.sheet(fakes, scores), {"frugan:extractor": scores.protocol.extractor})
+        teller.say(f"drawn:   {sheet}")

@@ -1,0 +1,131 @@
+"""`frugan evaluate` as a user types it, with a tiny feature network in the place of the real ones."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from frugan import cli, features
+from frugan.data.write import read_metadata
+from frugan.training import scores as training_scores
+from tests.tiny_extractor import TinyExtractor
+
+TINY = (
+    *("--recipe", "small", "--resolution", "8", "--images", "24", "--batch", "4"),
+    *("--set", "task.generator.widths=[8, 8, 8, 8]", "--set", "task.discriminator.widths=[8, 8]"),
+    *("--set", "training.snapshot_images=12", "--set", "training.score_images=8"),
+)
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs a command in this process, in an empty folder; gives (exit status, what was printed)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FRUGAN_CACHE", str(tmp_path / "cache"))
+    real = features.open_extractor
+
+    def open_tiny(name: str, weights: Path | None = None, device: torch.device | str = "cpu") -> object:
+        return TinyExtractor() if name == "tiny" else real(name, weights, device)
+
+    monkeypatch.setattr(features, "open_extractor", open_tiny)
+    monkeypatch.setattr(training_scores, "open_extractor", open_tiny)
+
+    def calling(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["frugan", *words])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        shown = capsys.readouterr()
+        return status, shown.out + shown.err
+
+    return calling
+
+
+def pictures(folder: Path, count: int, seed: int = 0) -> Path:
+    folder.mkdir()
+    noise = np.random.default_rng(seed)
+    for index in range(count):
+        Image.fromarray(noise.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / f"{index:02d}.png")
+    return folder
+
+
+def scores_in(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "scores.json").read_text())["scores"]
+
+
+def test_a_run_is_scored_against_its_own_pictures(call, tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 12)
+    status, shown = call("train", "photos", *TINY, "--metrics", "kid", "--set", "training.evaluation.features=tiny")
+    assert status == 0, shown
+    assert "KID-tiny" in (tmp_path / "runs" / "photos" / "log.jsonl").read_text()
+    command = ("evaluate", "runs/photos", "--features", "tiny", "-n", "20", "--metrics", "kid,fid,pr,nn")
+    status, shown = call(*command)
+    assert status == 0, shown
+    assert "KID-tiny" in shown and "12 of 12 pictures at 8 px" in shown and "seeds 10000-10019" in shown
+    place = tmp_path / "evaluation" / "photos"
+    saved = json.loads((place / "scores.json").read_text())
+    assert saved["protocol"]["extractor"] == "tiny" and saved["protocol"]["num_real"] == 12
+    assert read_metadata(place / "neighbours.png") == {"frugan:extractor": "tiny"}
+    assert call(*command, "--data", "photos", "--out", "again")[0] == 0
+    assert scores_in(tmp_path / "again") == saved["scores"]
+    (tmp_path / "photos").rename(tmp_path / "elsewhere")
+    status, shown = call(*command)
+    assert status == 2 and "no longer at" in shown and "--data" in shown
+    assert call(*command, "--data", "elsewhere")[0] == 0
+    status, shown = call(*command, "--data", "elsewhere", "--resolution", "16")
+    assert status == 2 and "draws at 8 px" in shown
+
+
+def test_a_folder_is_scored_against_a_folder(call, tmp_path: Path) -> None:
+    pictures(tmp_path / "made", 9, seed=1)
+    pictures(tmp_path / "photos", 12)
+    status, shown = call("evaluate", "made", "--data", "photos", "--features", "tiny", "--metrics", "kid,fid,pr,dc,nn")
+    assert status == 0, shown
+    assert "9 pictures: made" in shown and "at 20 px" in shown
+    found = scores_in(tmp_path / "evaluation" / "made")
+    assert found["FD-tiny"] > 0 and "Coverage-tiny" in found
+    assert call("evaluate", "photos", "--data", "photos", "--features", "tiny", "--metrics", "fid")[0] == 0
+    assert scores_in(tmp_path / "evaluation" / "photos")["FD-tiny"] == pytest.approx(0, abs=1e-6)
+    status, shown = call("evaluate", "made", "--data", "photos", "--features", "tiny", "--resolution", "8", "-n", "5")
+    assert status == 0 and "5 pictures: made" in shown and "at 8 px" in shown
+
+
+def test_the_bundled_model_knows_its_set(call, tmp_path: Path) -> None:
+    command = ("evaluate", "demo", "--features", "tiny", "-n", "8", "--reals", "30", "--metrics", "kid,ppl")
+    status, shown = call(*command, "--psi", "0.5")
+    assert status == 0, shown
+    assert "30 of 1,866 pictures at 64 px: demo:emoji" in shown and "psi 0.5" in shown and "PPL-w-end-tiny" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("evaluate", "nowhere", "--data", "photos"), "nowhere"),
+        (("evaluate", "photos"), "--data is needed"),
+        (("evaluate", "photos", "--data", "nowhere"), "nowhere"),
+        (("evaluate", "photos", "--data", "photos", "--metrics", "kit"), "did you mean 'kid'"),
+        (("evaluate", "photos", "--data", "photos", "--metrics", ","), "at least one metric"),
+        (("evaluate", "photos", "--data", "photos", "-n", "50"), "50 generated pictures were asked for"),
+        (("evaluate", "photos", "--data", "photos", "--reals", "50"), "50 real pictures were asked for"),
+        (("evaluate", "photos", "--data", "photos", "--metrics", "dc"), "at least 6 real pictures, got 5"),
+        (("evaluate", "photos", "--data", "photos", "--metrics", "ppl"), "on a model"),
+        (("evaluate", "photos", "--data", "photos", "--features", "inseption"), "inception_2015"),
+        (("evaluate", "photos", "--data", "photos", "--features", "inception_2015", "--weights", "x.pth"), "x.pth"),
+        (("evaluate", "demo", "--data", "demo:face"), "faces"),
+        (("evaluate", "empty", "--data", "photos"), "empty"),
+    ],
+)
+def test_mistakes_get_one_clear_line(call, tmp_path: Path, words: tuple[str, ...], part: str) -> None:
+    pictures(tmp_path / "photos", 5)
+    (tmp_path / "empty").mkdir()
+    if "--features" not in words:
+        words = (*words, "--features", "tiny")
+    status, shown = call(*words)
+    assert status == 2, shown
+    assert part in shown and "Traceback" not in shown
