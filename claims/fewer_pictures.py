@@ -21,6 +21,7 @@ from frugan.training.run import fit
 FOLDER = Path("runs/sets/fashion-mnist")
 SHARES = {"all": 1.0, "1/5": 0.2, "1/10": 0.1, "100": 0.0}
 FEWEST = 100
+ALL: dict[Size, int] = {"smoke": 1000, "cpu": 6000, "full": 60_000}
 FAKES: dict[Size, int] = {"smoke": 16, "cpu": 500, "full": 10_000}
 
 
@@ -35,10 +36,10 @@ def _sets(size: Size) -> tuple[Dataset, Dataset]:
     return prepare(open_source(FOLDER / "train.zip"), config), prepare(open_source(FOLDER / "test.zip"), config)
 
 
-def _part(whole: Dataset, share: float) -> Dataset:
+def _part(whole: Dataset, share: float, size: Size) -> Dataset:
     """The first pictures in one random order, so that a smaller part lies in every larger one."""
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
-    return whole.take(order[: max(round(share * len(whole)), FEWEST)].sort().values.numpy())
+    return whole.take(order[: max(round(share * ALL[size]), FEWEST)].sort().values.numpy())
 
 
 def _trials(size: Size) -> list[Trial]:
@@ -50,12 +51,12 @@ def _trials(size: Size) -> list[Trial]:
     }
     trials = []
     for label, share in SHARES.items():
-        data = {"images": _part(whole, share)}
+        data = {"images": _part(whole, share, size)}
         for way, augment in augments.items():
             if size == "full":
                 recipe = fit(snapshots(stylegan2.diffaugment_cifar(), 0, 2_000_000, 100_000), data)
             else:
-                recipe = little("fewer-pictures", 8_000, 4_000)
+                recipe = little("fewer-pictures", 6_000, 3_000)
                 recipe = fit(tiny(recipe) if size == "smoke" else recipe, data)
                 recipe = snapshots(recipe, 0, recipe.training.total_images, recipe.training.snapshot_images)
             recipe = dataclasses.replace(recipe, task=dataclasses.replace(recipe.task, augment=augment))
@@ -65,7 +66,7 @@ def _trials(size: Size) -> list[Trial]:
 
 def _ada(size: Size) -> AdaConfig:
     """The paper's set bgc; p can rise from 0 to 1 in a quarter of the training."""
-    ramp = {"smoke": 12, "cpu": 2_000, "full": 500_000}[size]
+    ramp = {"smoke": 12, "cpu": 1_500, "full": 500_000}[size]
     return AdaConfig(controller=AdaControllerConfig(ramp_images=ramp))
 
 
@@ -108,8 +109,9 @@ def _conclude(rows: Sequence[Row]) -> Finding:
 def _protocol(size: Size) -> str:
     what = "the bundled emoji in grey at 16 px" if size == "smoke" else "Fashion-MNIST (MIT) at 32 px, grey, unlabelled"
     return (
-        f"{what}; nested parts of its training half: all, a fifth, a tenth, {FEWEST}. {FAKES[size]} fakes (seeds from "
-        f"10000, psi 1, averaged weights) against {2 * FAKES[size]} pictures of the test half, which no arm learned "
+        f"{what}; nested parts of {ALL[size]:,} of its training half: all of those, a fifth, a tenth, {FEWEST}. "
+        f"{FAKES[size]} fakes (seeds from 10000, psi 1, averaged weights) against {2 * FAKES[size]} pictures of the test "
+        f"half, which no arm learned "
         f"from: exact unbiased MMD of {feature_name(size)} features, times 1000. DiffAugment color,translation,cutout; "
         "ADA bgc with target 0.6, p may rise by 1 in a quarter of the training. One seed: "
         "small differences mean nothing."
