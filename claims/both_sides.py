@@ -102,21 +102,29 @@ def _conclude(rows: Sequence[Row]) -> Finding:
     bright = {arm: mean(at_end(rows, arm, "brightness spread / real")) for arm in ARMS}
     grey = {arm: mean(at_end(rows, arm, "mid-grey pixels, %")) for arm in ARMS}
     right = {what: mean(at_end(rows, "discriminator only", f"D right on {what}, %")) for what in ("plain", "augmented")}
+    copies = grey["reals only"] > 5 * grey["both, differentiable"] or bright["reals only"] > 1.2
+    falling = [arm for arm in ARMS if _still_falls(rows, arm, kid)]
     text = (
-        f"{kid} at equal images: " + ", ".join(f"{arm} {mean(values):.1f}" for arm, values in ends.items()) + ". "
-        f"Augmenting only the reals copies the augmentation into the samples: their brightness varies "
-        f"{bright['reals only']:.2f} times as much as the reals' (both sides: {bright['both, differentiable']:.2f}), "
-        f"and {grey['reals only']:.1f} % of their pixels are the grey of cutout and translation (both sides: "
-        f"{grey['both, differentiable']:.1f} %). Augmenting only in the discriminator's step, the discriminator is "
-        f"right on {right['augmented']:.0f} % of augmented and {right['plain']:.0f} % of plain pictures."
+        f"{kid} at equal images: " + "; ".join(f"{arm} {mean(values):.0f}" for arm, values in ends.items()) + ". "
+        f"Augmenting only the reals {'copies' if copies else 'does not copy'} the augmentation into the samples: "
+        f"{grey['reals only']:.1f} % of their pixels are the grey of cutout and translation (both sides: "
+        f"{grey['both, differentiable']:.1f} %), and their brightness varies {bright['reals only']:.2f} times as much "
+        f"as the reals' (both sides: {bright['both, differentiable']:.2f}). Augmenting only in the discriminator's "
+        f"step, the discriminator is right on {right['augmented']:.0f} % of augmented and {right['plain']:.0f} % of "
+        "plain pictures. " + (f"Still improving when the training ended: {'; '.join(falling)}." if falling else "")
     )
     if len(below) == len(others):
         return Finding(verdict="held", text=text)
     if not below and above:
         return Finding(verdict="did not hold", text=text)
-    return Finding(
-        verdict="mixed", text=text + f" Better by more than the seeds' spread only than: {', '.join(below)}."
-    )
+    return Finding(verdict="mixed", text=f"{text} Clearly better only than: {'; '.join(below) or 'none'}.")
+
+
+def _still_falls(rows: Sequence[Row], arm: str, measure: str) -> bool:
+    """Whether the mean over seeds fell by more than a twentieth between the last two points that were measured."""
+    seen = sorted({row.images_seen for row in rows if row.arm == arm})[-2:]
+    means = [mean([row.measures[measure] for row in rows if row.arm == arm and row.images_seen == at]) for at in seen]
+    return means[-1] < 0.95 * means[0]
 
 
 def _protocol(size: Size) -> str:

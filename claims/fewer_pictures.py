@@ -110,9 +110,9 @@ def _protocol(size: Size) -> str:
     what = "the bundled emoji in grey at 16 px" if size == "smoke" else "Fashion-MNIST (MIT) at 32 px, grey, unlabelled"
     return (
         f"{what}; nested parts of {ALL[size]:,} of its training half: all of those, a fifth, a tenth, {FEWEST}. "
-        f"{FAKES[size]} fakes (seeds from 10000, psi 1, averaged weights) against {2 * FAKES[size]} pictures of the test "
-        f"half, which no arm learned "
-        f"from: exact unbiased MMD of {feature_name(size)} features, times 1000. DiffAugment color,translation,cutout; "
+        f"{FAKES[size]} fakes (seeds from 10000, psi 1, averaged weights) against {2 * FAKES[size]} pictures of the "
+        f"test half, which no arm learned from: exact unbiased MMD of {feature_name(size)} features, times 1000. "
+        "DiffAugment color,translation,cutout; "
         "ADA bgc with target 0.6, p may rise by 1 in a quarter of the training. One seed: "
         "small differences mean nothing."
     )

@@ -16,7 +16,7 @@ from frugan.checkpoint import replace_file
 from frugan.config import to_dict
 from frugan.data import Dataset, write
 from frugan.model import Model, load
-from frugan.training.recipe import Recipe
+from frugan.training.recipe import Recipe, TrainingConfig
 from frugan.training.run import Start, train
 
 Size = Literal["smoke", "cpu", "full"]
@@ -113,17 +113,23 @@ def _measured(claim: Claim, trial: Trial, run: Path, size: Size, say: Say) -> tu
     known: dict[str, Measures] = json.loads(kept.read_bytes()) if kept.is_file() else {}
     seconds = 0.0
     for checkpoint in sorted((run / "checkpoints").iterdir()):
-        if int(checkpoint.name) % trial.recipe.training.snapshot_images and checkpoint.name not in known:
-            continue  # written between snapshots, at a stop
+        if not _is_measured(int(checkpoint.name), trial.recipe.training):
+            continue
         model = load(checkpoint)
         seconds = max(seconds, float(model.info["seconds"]))
-        if int(checkpoint.name) and checkpoint.name not in known:
+        if checkpoint.name not in known:
             known[checkpoint.name] = claim.measure(model, trial, size)
             replace_file(kept, json.dumps(known, indent=1).encode())
             shown = ", ".join(f"{name} {value:.4g}" for name, value in known[checkpoint.name].items())
             say(f"    at {int(checkpoint.name):,}: {shown}")
     rows = [Row(arm=trial.arm, seed=trial.seed, images_seen=int(name), measures=found) for name, found in known.items()]
     return sorted(rows, key=lambda row: row.images_seen), seconds
+
+
+def _is_measured(images_seen: int, config: TrainingConfig) -> bool:
+    """Whether a checkpoint is a snapshot's: others are from stops on the way, or of a run that was once longer."""
+    every, batch = config.snapshot_images, config.batch
+    return batch < images_seen < config.total_images + batch and images_seen // every > (images_seen - batch) // every
 
 
 # ---- reading rows ---------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from frugan.augment.ada import apply, draw, preset
 from frugan.data.dataset import from_arrays
 from frugan.losses.regularize import path_lengths, r1_penalty
+from frugan.metrics.multiscale import Descriptors, PyramidConfig, multiscale_similarity, pyramid_distances
 from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
 from frugan.recipes import RECIPES
 from frugan.training.recipe import Precision, tiny
@@ -102,3 +103,21 @@ def test_training_runs_and_goes_on(tmp_path: Path, precision: Precision) -> None
     assert train(tmp_path / "run", recipe, data, start).reason == "finished"
     longer = override(recipe, "training.total_images", "48")
     assert train(tmp_path / "run", longer, data, start).images_seen == 48
+
+
+def test_multiscale_scores_agree() -> None:
+    config = PyramidConfig(patches=16, repeats=1)
+    images = torch.randint(256, (2, 20, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images[1] //= 2
+
+    def scores(device: str) -> dict[int, float]:
+        sides = []
+        for seed, part in enumerate(images):
+            side = Descriptors(20, (64, 64), config, torch.Generator().manual_seed(seed))
+            side.add(part.to(device))
+            sides.append(side)
+        return pyramid_distances(sides[0], sides[1:], torch.Generator().manual_seed(2), device)[0]
+
+    assert scores("cuda") == pytest.approx(scores("cpu"), rel=1e-4)
+    card = multiscale_similarity(*images.cuda())
+    torch.testing.assert_close(card.cpu(), multiscale_similarity(*images), atol=1e-9, rtol=0)

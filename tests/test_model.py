@@ -7,9 +7,12 @@ import pytest
 import torch
 
 import frugan
+from frugan import checkpoint as checkpoints
 from frugan import models
 from frugan.checkpoint import CheckpointError
-from frugan.model import Model, load, save
+from frugan.data.dataset import to_uint8
+from frugan.model import Model, describe_nets, load, save
+from frugan.models.progan import ProGANConfig, ProGANDiscriminator, ProGANDiscriminatorConfig, ProGANGenerator
 from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
 from frugan.models.subnet import Subnet
 
@@ -137,6 +140,109 @@ def test_what_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         load(folder)
 
 
+def grow(stage: dict[str, float] | None = None, num_classes: int = 0) -> Model:
+    """A ProGAN model with random weights."""
+    torch.manual_seed(0)
+    size = {"resolution": 16, "num_classes": num_classes, "channel_max": 8}
+    generator = ProGANGenerator(ProGANConfig(z_dim=12, **size))  # type: ignore[arg-type]
+    discriminator = ProGANDiscriminator(ProGANDiscriminatorConfig(**size))  # type: ignore[arg-type]
+    info = {"stage": stage} if stage else {}
+    return Model(generator.eval(), discriminator.eval(), info)
+
+
+def test_a_growing_model_draws_at_any_of_its_sizes() -> None:
+    model = grow()
+    assert model.family == "progan" and not model.has_styles
+    assert model.resolution == 16 and model.resolutions == (4, 8, 16)
+    assert model.sample([1]).shape == (1, 3, 16, 16)
+    small = model.sample(range(3), resolution=8, batch=2)
+    assert small.shape == (3, 3, 8, 8)
+    expected = model.generator(model.z(range(3)), resolution=8)  # type: ignore[call-arg]
+    assert int((small.int() - to_uint8(expected).int()).abs().max()) <= 1
+    with pytest.raises(ValueError, match=r"one of \(4, 8, 16\) pixels per side, got 32"):
+        model.sample([1], resolution=32)
+
+
+@pytest.mark.parametrize("noise", ["const", "none", "random"])
+def test_a_growing_model_has_no_noise_to_choose(noise: str) -> None:
+    assert torch.equal(grow().sample([1, 2], noise=noise), grow().sample([1, 2]))  # type: ignore[arg-type]
+
+
+def test_a_half_grown_model_repeats_pixels() -> None:
+    young, grown = grow({"resolution": 8, "alpha": 0.25}), grow()
+    assert young.resolution == 16 and young.resolutions == (4, 8)
+    assert grown.is_grown and grow({"resolution": 16, "alpha": 1.0}).is_grown and make().is_grown
+    assert not young.is_grown and not grow({"resolution": 16, "alpha": 0.9}).is_grown
+    images, own = young.sample(range(3)), young.sample(range(3), resolution=8)
+    assert images.shape == (3, 3, 16, 16) and own.shape == (3, 3, 8, 8)
+    assert torch.equal(images, own.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
+    faded = to_uint8(young.generator(young.z(range(3)), resolution=8, alpha=0.25))  # type: ignore[call-arg]
+    assert int((own.int() - faded.int()).abs().max()) <= 1
+    assert torch.equal(young.sample([3], resolution=4), grown.sample([3], resolution=4))
+    with pytest.raises(ValueError, match=r"one of \(4, 8\) pixels"):
+        young.sample([1], resolution=16)
+
+
+def test_a_walk_of_a_growing_model_stays_on_the_hypersphere() -> None:
+    model = grow(num_classes=2)
+    frames = torch.cat(list(model.walk([1, 2, 3], frames_between=4, batch=5)))
+    assert frames.shape == (12, 3, 16, 16)
+    for index, seed in enumerate([1, 2, 3]):
+        assert int((frames[4 * index].int() - model.sample([seed])[0].int()).abs().max()) <= 1
+    assert next(model.walk([1, 2], resolution=4)).shape == (16, 3, 4, 4)
+
+
+def test_what_only_styles_can_do_names_the_family() -> None:
+    model = grow()
+    for call in (
+        lambda: model.styles,
+        lambda: model.w([1]),
+        lambda: model.synthesize(torch.zeros(1, 6, 12)),
+    ):
+        with pytest.raises(ValueError, match="a progan model has no styles"):
+            call()
+    with pytest.raises(ValueError, match=r"progan generator has no average.*psi must be 1"):
+        model.sample([1], psi=0.7)
+    with pytest.raises(ValueError, match="progan generator has no subnets"):
+        model.sample([1], subnet=Subnet(widths=(1,)))
+    with pytest.raises(ValueError, match="fades nothing in: alpha must be 1"):
+        make().generator.pictures(make().w([1]), alpha=0.5)
+
+
+def test_a_skip_generator_stops_early_and_other_forms_do_not() -> None:
+    model = make()
+    assert model.resolutions == (4, 8, 16)
+    early = Subnet(widths=model.styles.config.layer_widths, resolution=8)
+    assert torch.equal(model.sample([1], resolution=8, noise="random"), model.sample([1], subnet=early, noise="random"))
+    assert torch.equal(model.sample([1], resolution=16), model.sample([1]))
+    narrow = Subnet.uniform(model.styles.config, 0.5)
+    assert model.sample([1], subnet=narrow, resolution=4).shape == (1, 3, 4, 4)
+    small = Model(model.generator.at_resolution(8))
+    assert torch.equal(small.sample([1]), model.sample([1], resolution=8))
+    whole = Generator(StyleGAN2Config(resolution=16, channel_max=8, z_dim=4, w_dim=4, architecture="orig"))
+    with pytest.raises(ValueError, match="only a 'skip' generator can stop early"):
+        Model(whole).sample([1], resolution=8)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_growing_model_saved_and_loaded(tmp_path: Path, half: bool) -> None:
+    model = grow({"resolution": 8, "alpha": 0.5}, num_classes=2)
+    save(model, tmp_path / "model", half=half)
+    again = frugan.load(tmp_path / "model")
+    assert isinstance(again.discriminator, ProGANDiscriminator) and again.info["stage"]["alpha"] == 0.5
+    assert int((model.sample(range(4)).int() - again.sample(range(4)).int()).abs().max()) <= (3 if half else 0)
+    assert (again.hash == model.hash) is not half
+
+
+def test_a_discriminator_is_not_taken_for_a_generator(tmp_path: Path) -> None:
+    net = grow().discriminator
+    assert net is not None
+    table = describe_nets({"generator": ("generator", net)})
+    checkpoints.save(tmp_path / "model", {"models": table}, {"generator": net.state_dict()})
+    with pytest.raises(CheckpointError, match="names a ProGANDiscriminator as its generator"):
+        load(tmp_path / "model")
+
+
 def test_the_bundled_model() -> None:
     model = frugan.load("demo")
     images = model.sample(seeds=range(16), psi=0.7)
@@ -147,3 +253,46 @@ def test_the_bundled_model() -> None:
     assert float(corners.mean()) > 200, "its pictures stand on white"
     folder = Path(frugan.__file__).parent / "assets" / "models" / "demo"
     assert all(file.stat().st_size <= 12e6 for file in folder.iterdir())
+
+
+def wandering(model: Model, seeds: list[int], frames: int = 24, sigma: float = 3.0, **options: object) -> torch.Tensor:
+    return torch.stack(list(model.wander(seeds, frames=frames, sigma=sigma, **options)))  # type: ignore[arg-type]
+
+
+def test_each_seed_wanders_alike_in_any_company_and_batch() -> None:
+    model = make()
+    film = wandering(model, [3, 8, 5])
+    assert film.shape == (24, 3, 3, 16, 16) and film.dtype == torch.uint8
+    # Sums over other batches may round otherwise, by one level of 256.
+    for other, cell in ((wandering(model, [8]), 1), (wandering(model, [5, 3], batch=1), 2)):
+        assert (film[:, cell].int() - other[:, 0].int()).abs().max() <= 1
+    assert torch.equal(film, wandering(model, [3, 8, 5]))
+    assert not torch.equal(film[:, 0], film[:, 1])
+
+
+def test_a_wandering_is_smooth_and_closed() -> None:
+    model = make()
+    film = wandering(model, [1, 2], frames=60, sigma=6).double()
+    steps = (torch.roll(film, -1, 0) - film).abs().mean(dim=(1, 2, 3, 4))
+    across = (torch.roll(film, -30, 0) - film).abs().mean()
+    assert 0 < steps.max() < 0.5 * across
+    assert steps[-1] < 3 * steps.median()
+    tame = wandering(model, [1, 2], frames=60, sigma=6, psi=0.0).double()
+    assert (tame - tame[:1, :1]).abs().max() <= 1
+
+
+def test_wanderings_of_classes_and_of_a_growing_model() -> None:
+    model = make(num_classes=3)
+    film = wandering(model, [4, 4], classes=[0, 2])
+    assert not torch.equal(film[:, 0], film[:, 1])
+    torch.manual_seed(0)
+    grown = Model(ProGANGenerator(ProGANConfig(resolution=16, z_dim=8, channel_base=64, channel_max=8)).eval())
+    assert wandering(grown, [0, 1], resolution=8).shape == (24, 2, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "sigma", "part"), [([], 3.0, "at least one seed"), ([1], 7.0, "quarter of 24 steps"), ([-1], 1.0, "seed")]
+)
+def test_wanderings_that_cannot_be(seeds: list[int], sigma: float, part: str) -> None:
+    with pytest.raises(ValueError, match=part):
+        wandering(make(), seeds, sigma=sigma)

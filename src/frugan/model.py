@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -17,8 +18,10 @@ from frugan import checkpoint as checkpoints
 from frugan import models
 from frugan.config import from_dict, suggest, to_dict
 from frugan.data.dataset import to_uint8
+from frugan.models.generator import ImageGenerator
 from frugan.models.stylegan2 import Generator
 from frugan.models.subnet import Subnet
+from frugan.ops.wander import smooth_loop
 
 Noise = Literal["const", "none", "random"]
 BUNDLED = ("demo",)
@@ -28,10 +31,12 @@ BUNDLED = ("demo",)
 class Model:
     """A trained generator, its discriminator where it is known, and what is known about them.
 
-    `info` holds plain facts: `images_seen`, `class_names`, `data`, `licence`, `recipe`, `scores`.
+    `info` holds plain facts: `images_seen`, `class_names`, `data`, `licence`, `recipe`, `scores`, and `stage`
+    (`resolution`, `alpha`) where a generator that grows has not grown up: it draws as far as it has grown, and the
+    pixels are repeated up to the full size.
     """
 
-    generator: Generator
+    generator: ImageGenerator
     discriminator: nn.Module | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
 
@@ -41,9 +46,42 @@ class Model:
         return next(self.generator.parameters()).device
 
     @property
+    def family(self) -> str:
+        """The kind of its generator, a name in `models.KINDS`."""
+        return self.generator.family
+
+    @property
+    def styles(self) -> Generator:
+        """The generator, where it has styles (w). Raises ValueError naming the family where it has none."""
+        if not isinstance(self.generator, Generator):
+            raise ValueError(f"a {self.family} model has no styles (w); that needs a stylegan2 model")
+        return self.generator
+
+    @property
+    def has_styles(self) -> bool:
+        """Whether there is w, and with it truncation, subnets and noise maps."""
+        return isinstance(self.generator, Generator)
+
+    @property
     def resolution(self) -> int:
         """Pixels per side of the pictures it makes."""
         return self.generator.config.resolution
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Those that `sample` can be asked for, the lowest first; StyleGAN2 stops early in its `skip` form only."""
+        return tuple(size for size in self.generator.config.resolutions if size <= self._stage[0])
+
+    @property
+    def is_grown(self) -> bool:
+        """Whether all of its blocks draw at full strength: always, but for a generator in the middle of growing."""
+        return self._stage == (self.resolution, 1.0)
+
+    @property
+    def _stage(self) -> tuple[int, float]:
+        """(pixels per side, share of the newest block): how far the generator has grown."""
+        stage = self.info.get("stage") or {}
+        return int(stage.get("resolution", self.resolution)), float(stage.get("alpha", 1.0))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -64,9 +102,7 @@ class Model:
         """The latents of these seeds: row by row `numpy.random.RandomState(seed).randn(z_dim)`, as the authors draw
         them.
         """
-        for seed in seeds:
-            if not 0 <= seed < 2**32:
-                raise ValueError(f"a seed must be in [0, {2**32 - 1}], got {seed}")
+        _check_seeds(seeds)
         rows = [np.random.RandomState(seed).randn(self.generator.config.z_dim) for seed in seeds]
         return torch.from_numpy(np.stack(rows)).float().to(self.device)
 
@@ -91,11 +127,18 @@ class Model:
         """The style vectors of these seeds, drawn towards the average by `psi` (1: not at all) in the first `cutoff`
         layers.
 
-        A model with classes and no `classes` given takes the class `seed mod number of classes`.
+        A model with classes and no `classes` given takes the class `seed mod number of classes`. Raises ValueError for
+        a family without styles.
         """
+        net = self.styles
         with torch.inference_mode():
-            w = self.generator.mapping(self.z(seeds), self._labels(seeds, classes))
-            return self.generator.truncate(w, psi, cutoff)
+            return net.codes(self.z(seeds), self._labels(seeds, classes), psi, cutoff)
+
+    def _codes(
+        self, seeds: Sequence[int], classes: Sequence[int | str] | None, psi: float, cutoff: int | None
+    ) -> Tensor:
+        with torch.inference_mode():
+            return self.generator.codes(self.z(seeds), self._labels(seeds, classes), psi, cutoff)
 
     def _labels(self, seeds: Sequence[int], classes: Sequence[int | str] | None) -> Tensor | None:
         if classes is None and self.generator.config.num_classes:
@@ -113,10 +156,30 @@ class Model:
         noise: Literal["const", "none"] | Sequence[Tensor] = "const",
         subnet: Subnet | None = None,
     ) -> UInt8[Tensor, "N C H W"]:
-        """The pictures of these style vectors."""
+        """The pictures of these style vectors. Raises ValueError for a family without styles."""
+        net = self.styles
         with torch.inference_mode():
-            noise_argument = noise if isinstance(noise, str) else list(noise)
-            return to_uint8(self.generator.synthesis(w, noise=noise_argument, subnet=subnet))
+            return to_uint8(net.pictures(w, noise=noise if isinstance(noise, str) else list(noise), subnet=subnet))
+
+    def _draw(
+        self,
+        codes: Tensor,
+        noise: Literal["const", "none"] | Sequence[Tensor],
+        subnet: Subnet | None,
+        resolution: int | None,
+    ) -> UInt8[Tensor, "N C H W"]:
+        grown, alpha = self._stage
+        if resolution is not None and resolution not in self.resolutions:
+            raise ValueError(f"this model draws at one of {self.resolutions} pixels per side, got {resolution}")
+        is_young = resolution is None and grown < self.resolution
+        size = grown if is_young else resolution
+        with torch.inference_mode():
+            images = self.generator.pictures(
+                codes, noise=noise, subnet=subnet, resolution=size, alpha=alpha if size in (None, grown) else 1.0
+            )
+            if is_young:
+                images = F.interpolate(images, size=self.resolution, mode="nearest")
+            return to_uint8(images)
 
     def sample(
         self,
@@ -127,14 +190,19 @@ class Model:
         cutoff: int | None = None,
         noise: Noise = "const",
         subnet: Subnet | None = None,
+        resolution: int | None = None,
         batch: int = 16,
     ) -> UInt8[Tensor, "N C H W"]:
         """The pictures of these seeds; a seed gives the same picture at any batch size.
 
-        `noise` is `const` (the stored maps), `none`, or `random` (its own maps for each seed). `psi` below 1 gives
-        tamer, more typical pictures; 1 gives all the variety.
+        `noise` is `const` (the stored maps), `none`, or `random` (its own maps for each seed); all the same where there
+        are no noise maps. `psi` below 1 gives tamer, more typical pictures; 1 gives all the variety. `resolution`
+        stops early, at one of `resolutions`. Raises ValueError for what the model's family does not have.
         """
-        images = list(self.stream(seeds, classes, psi=psi, cutoff=cutoff, noise=noise, subnet=subnet, batch=batch))
+        parts = self.stream(
+            seeds, classes, psi=psi, cutoff=cutoff, noise=noise, subnet=subnet, resolution=resolution, batch=batch
+        )
+        images = list(parts)
         if not images:
             raise ValueError("at least one seed is needed, got none")
         return torch.cat(images)
@@ -148,6 +216,7 @@ class Model:
         cutoff: int | None = None,
         noise: Noise = "const",
         subnet: Subnet | None = None,
+        resolution: int | None = None,
         batch: int = 16,
     ) -> Iterator[UInt8[Tensor, "n C H W"]]:
         """As `sample`, one batch at a time, for as many seeds as wanted."""
@@ -155,17 +224,18 @@ class Model:
         for start in range(0, len(seeds), batch):
             chunk = seeds[start : start + batch]
             chosen = None if classes is None else classes[start : start + batch]
-            w = self.w(chunk, classes=chosen, psi=psi, cutoff=cutoff)
+            codes = self._codes(chunk, chosen, psi, cutoff)
             maps: Literal["const", "none"] | list[Tensor] = (
-                self._noise_maps(chunk, subnet) if noise == "random" else noise
+                self._noise_maps(chunk, subnet, resolution) if noise == "random" else noise
             )
-            yield self.synthesize(w, noise=maps, subnet=subnet)
+            yield self._draw(codes, maps, subnet, resolution)
 
-    def _noise_maps(self, seeds: Sequence[int], subnet: Subnet | None) -> list[Tensor]:
+    def _noise_maps(self, seeds: Sequence[int], subnet: Subnet | None, resolution: int | None) -> list[Tensor]:
         maps: list[list[Tensor]] = []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
-            maps.append([torch.randn(shape, generator=generator) for shape in self.generator.noise_shapes(subnet)])
+            shapes = self.generator.noise_shapes(subnet, resolution)
+            maps.append([torch.randn(shape, generator=generator) for shape in shapes])
         return [torch.stack(layer).to(self.device) for layer in zip(*maps, strict=True)]
 
     def walk(
@@ -175,21 +245,57 @@ class Model:
         frames_between: int = 24,
         psi: float = 1.0,
         classes: Sequence[int | str] | None = None,
+        resolution: int | None = None,
         batch: int = 16,
     ) -> Iterator[UInt8[Tensor, "n C H W"]]:
-        """Pictures along a closed, smooth path through the style vectors of these seeds.
+        """Pictures along a closed, smooth path through these seeds.
 
-        Between two seeds lie `frames_between` pictures, eased in and out (smoothstep), linear in w.
+        Between two seeds lie `frames_between` pictures, eased in and out (smoothstep): linear in w where there are
+        styles, else on the hypersphere of latents.
         """
         if len(seeds) < 2:
             raise ValueError(f"a walk needs at least two seeds, got {len(seeds)}")
-        keys = self.w(seeds, classes=classes, psi=psi)
-        steps = torch.linspace(0, 1, frames_between + 1, device=self.device)[:-1, None, None]
+        keys = self._codes(seeds, classes, psi, None)
+        steps = torch.linspace(0, 1, frames_between + 1, device=self.device)[:-1]
         ease = steps * steps * (3 - 2 * steps)
         ends = torch.roll(keys, -1, dims=0)
-        path = torch.cat([torch.lerp(a[None], b[None], ease) for a, b in zip(keys, ends, strict=True)])
+        with torch.inference_mode():
+            path = torch.cat([self.generator.between(a, b, ease) for a, b in zip(keys, ends, strict=True)])
         for chunk in path.split(batch):
-            yield self.synthesize(chunk)
+            yield self._draw(chunk, "const", None, resolution)
+
+    def wander(
+        self,
+        seeds: Sequence[int],
+        *,
+        frames: int,
+        sigma: float | int,
+        psi: float = 1.0,
+        classes: Sequence[int | str] | None = None,
+        resolution: int | None = None,
+        batch: int = 16,
+    ) -> Iterator[UInt8[Tensor, "K C H W"]]:
+        """For each of `frames` moments a picture of every seed, each on a closed random walk of its own.
+
+        A seed's latents are `numpy.random.RandomState(seed).randn(frames, z_dim)`, blurred over time by `sigma` frames
+        and scaled back to unit variance: the walks of ProGAN's videos. There one scale serves the whole grid; here
+        every walk has its own, so that a seed walks alike in any grid. Raises ValueError for no seeds, or a sigma above
+        a quarter of the frames.
+        """
+        if not seeds:
+            raise ValueError("at least one seed is needed, got none")
+        _check_seeds(seeds)
+        length = self.generator.config.z_dim
+        draws = [torch.from_numpy(np.random.RandomState(seed).randn(frames, length)) for seed in seeds]
+        path = torch.stack([smooth_loop(walk, sigma) for walk in draws], dim=1).float()
+        labels = self._labels(seeds, classes)
+        together = max(batch // len(seeds), 1)
+        for part in path.split(together):
+            z, own = part.flatten(0, 1).to(self.device), None if labels is None else labels.repeat(len(part), 1)
+            with torch.inference_mode():
+                codes = self.generator.codes(z, own, psi)
+            pictures = torch.cat([self._draw(chunk, "const", None, resolution) for chunk in codes.split(batch)])
+            yield from pictures.unflatten(0, (len(part), len(seeds)))
 
     def to(self, device: torch.device | str) -> "Model":
         """The same model with its weights on another device."""
@@ -197,6 +303,12 @@ class Model:
         if self.discriminator is not None:
             self.discriminator.to(device)
         return self
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"a seed must be in [0, {2**32 - 1}], got {seed}")
 
 
 def _class_index(item: int | str, names: tuple[str, ...]) -> int:
@@ -226,10 +338,8 @@ def load(path: Path | str, *, device: torch.device | str = "cpu") -> Model:
     loaded = checkpoints.load(folder, {role["part"] for role in roles.values()})
     nets = {name: _restore(role, loaded.parts[role["part"]], folder) for name, role in roles.items()}
     generator = nets["generator"]
-    if not isinstance(generator, Generator):
-        raise checkpoints.CheckpointError(
-            f"{folder} holds a {type(generator).__name__}, which this door cannot open yet"
-        )
+    if not isinstance(generator, ImageGenerator):
+        raise checkpoints.CheckpointError(f"{folder} names a {type(generator).__name__} as its generator")
     return Model(generator, nets.get("discriminator"), info).to(device)
 
 

@@ -128,6 +128,27 @@ def test_a_walk(call, tmp_path: Path) -> None:
         assert film.n_frames == 8 and film.size == (64, 64)
 
 
+def test_a_smooth_walk_of_a_grid(call, tmp_path: Path) -> None:
+    film = ("sample", "demo", "--to", "gif", "--walk", "smooth", "--fps", "2", "--seconds", "4", "--out", "walk")
+    status, shown = call(*film, "--grid", "3x2")
+    assert status == 0 and "8 frames, 6 seeds" in shown
+    with Image.open(tmp_path / "walk.gif") as shot:
+        assert shot.n_frames == 8 and shot.width > 3 * 64 and 2 * 64 < shot.height < 3 * 64
+    assert call(*film, "--seeds", "5")[0] == 0
+    with Image.open(tmp_path / "walk.gif") as shot:
+        assert shot.width < 2 * 64
+    for words, part in (
+        (("--grid", "3by2"), "such as 4x3"),
+        (("--grid", "0x2"), "such as 4x3"),
+        (("--grid", "3x2", "--seeds", "0-4"), "needs 6 seeds, got 5"),
+        (("--seconds-between", "2"), "4 times --seconds-between"),
+    ):
+        status, shown = call(*film, *words)
+        assert status == 2 and part in shown, words
+    status, shown = call("sample", "demo", "--to", "gif", "--grid", "3x2")
+    assert status == 2 and "--grid is for --walk smooth" in shown
+
+
 def test_data_commands(call, photos: Path, tmp_path: Path) -> None:
     status, shown = call("data", "inspect", "photos")
     assert status == 0 and "6 pictures" in shown

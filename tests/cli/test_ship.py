@@ -9,6 +9,7 @@ import torch
 
 from frugan import cli, load
 from frugan.model import Model, save
+from frugan.models.progan import ProGANConfig, ProGANGenerator
 from frugan.models.stylegan2 import Generator, StyleGAN2Config
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
@@ -94,3 +95,20 @@ def test_export_to_rosinality_comes_back_as_it_was(call, model: str, tmp_path: P
     before = (tmp_path / "out.pt").read_bytes()
     status, said = call("export", "same", "--to", "rosinality", "--out", "out.pt")
     assert status == 2 and "--overwrite" in said and (tmp_path / "out.pt").read_bytes() == before
+
+
+def test_a_growing_model_costs_less_at_fewer_pixels_and_is_not_exported(call, tmp_path: Path) -> None:
+    save(Model(ProGANGenerator(ProGANConfig(resolution=16, channel_max=8, z_dim=4))), tmp_path / "grown")
+    found = {}
+    for words in ((), ("--resolution", "8")):
+        status, text = call("cost", "grown", "--repeats", "1", *words)
+        assert status == 0, text
+        found[words] = [
+            int(text.split("parameters")[1].split()[0].replace(",", "")),
+            float(text.split("adds")[1].split()[0]),
+        ]
+    assert all(small < whole for small, whole in zip(found["--resolution", "8"], found[()], strict=True))
+    status, text = call("cost", "grown", "--ratio", "0.5")
+    assert status == 2 and "a progan model has no styles" in text
+    status, text = call("export", "grown")
+    assert status == 2 and "only stylegan2 models can be exported, this is a progan model" in text

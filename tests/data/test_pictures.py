@@ -261,15 +261,19 @@ def test_letterbox_gives_all_pictures_the_same_bars(aspect: float, size: tuple[i
 
 def test_small_pictures_are_enlarged_or_skipped(picture: Any) -> None:
     small = encode(picture(0, 7, 40))
-    fitted = prepare_picture(small, DataConfig(resolution=16))
+    fitted = prepare_picture(small, DataConfig(resolution=16, upscale="allow"))
     assert fitted.is_upscaled and fitted.pixels.shape == (3, 16, 16)
     assert not prepare_picture(encode(picture(0, 16, 40)), DataConfig(resolution=16)).is_upscaled
     with pytest.raises(PictureError, match="7 x 7 is smaller than 16 x 16"):
         prepare_picture(small, DataConfig(resolution=16, upscale="skip"))
+    assert prepare_picture(encode(picture(0, 8, 40)), DataConfig(resolution=16)).is_upscaled
+    with pytest.raises(PictureError, match=r"7 x 7 is less than half of 16 x 16.*'allow'"):
+        prepare_picture(small, DataConfig(resolution=16))
 
 
 def test_one_pixel_is_a_picture_too() -> None:
-    assert (prepared(encode(Image.new("RGB", (1, 1), (9, 8, 7)))) == np.array([9, 8, 7])[:, None, None]).all()
+    one = encode(Image.new("RGB", (1, 1), (9, 8, 7)))
+    assert (prepared(one, upscale="allow") == np.array([9, 8, 7])[:, None, None]).all()
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 7])

@@ -147,3 +147,43 @@ def test_errors_say_what():
     for taps in ([], [1.0, -1.0]):
         with pytest.raises(ValueError, match="at least one tap"):
             resample.fir_filter(taps)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 3), (1, 1)], ids=str)
+def test_a_convolution_merged_with_nearest_up_is_both(size):
+    x, weight, bias = draw(2, 3, *size), draw(4, 3, 3, 3, seed=1), draw(4, seed=2)
+
+    def plain(x, weight, bias):
+        large = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        return torch.nn.functional.conv2d(large, weight, bias, padding=1)
+
+    got = reference.derivatives(resample.conv2d_nearest_up, [x, weight, bias])
+    torch.testing.assert_close(got, reference.derivatives(plain, [x, weight, bias]), atol=1e-11, rtol=0)
+    box = resample.fir_filter([1.0, 1.0]).to(F64)
+    slow = resample.conv2d_resample(x, weight, bias, fir=box, up=2, padding=1)
+    torch.testing.assert_close(resample.conv2d_nearest_up(x, weight, bias), slow, atol=1e-12, rtol=0)
+    torch.testing.assert_close(resample.nearest_up2d(x), resample.upsample2d(x, box), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 3), (2, 2)], ids=str)
+def test_a_convolution_merged_with_average_down_is_both(size):
+    x, weight, bias = draw(2, 3, *size), draw(4, 3, 3, 3, seed=1), draw(4, seed=2)
+
+    def plain(x, weight, bias):
+        y = torch.nn.functional.conv2d(x, weight, bias, padding=1)
+        y = y[:, :, : y.shape[2] // 2 * 2, : y.shape[3] // 2 * 2]
+        return (y[:, :, ::2, ::2] + y[:, :, 1::2, ::2] + y[:, :, ::2, 1::2] + y[:, :, 1::2, 1::2]) / 4
+
+    got = reference.derivatives(resample.conv2d_average_down, [x, weight, bias])
+    torch.testing.assert_close(got, reference.derivatives(plain, [x, weight, bias]), atol=1e-11, rtol=0)
+    box = resample.fir_filter([1.0, 1.0]).to(F64)
+    torch.testing.assert_close(resample.average_down2d(x), resample.downsample2d(x, box), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("merged", [resample.conv2d_nearest_up, resample.conv2d_average_down])
+def test_merged_convolutions_take_float32_weights_for_half_precision_maps(merged, dtype):
+    x, weight = draw(2, 8, 6, 6, dtype=torch.float32), draw(8, 8, 3, 3, dtype=torch.float32)
+    got = merged(x.to(dtype), weight)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float(), merged(x, weight), atol=0.3, rtol=0.02)

@@ -22,7 +22,8 @@ from frugan.training.folder import RunError, RunFolder
 from frugan.training.loop import TrainingError
 from frugan.training.recipe import AdamConfig
 from frugan.training.run import Outcome, Start, fit, train
-from frugan.training.tasks.gan import PathLengthConfig, R1Config
+from frugan.training.tasks.adversary import R1Config
+from frugan.training.tasks.gan import PathLengthConfig
 from tests.training.tiny_runs import assert_same_end, final_weights, tiny_data, tiny_recipe
 from tests.training.tiny_tasks import gan_config, pictures
 

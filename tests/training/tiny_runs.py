@@ -11,7 +11,8 @@ from frugan.data import Dataset
 from frugan.data.pictures import DataConfig
 from frugan.training.recipe import AdamConfig, EmaConfig, Recipe, TrainingConfig
 from frugan.training.run import Start, train
-from frugan.training.tasks.gan import GanConfig, R1Config
+from frugan.training.tasks.adversary import R1Config
+from frugan.training.tasks.gan import GanConfig
 from tests.training.tiny_tasks import gan_config, pictures
 
 

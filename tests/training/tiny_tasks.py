@@ -1,5 +1,6 @@
 """Small tasks that prove the door: growth, two streams and a pool, a distilled supernet, one forward for two phases."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,14 @@ from frugan.augment.diffaugment import DiffAugmentConfig
 from frugan.data import Dataset, from_arrays
 from frugan.losses import adversarial
 from frugan.model import Model
+from frugan.models.progan import ProGANConfig, ProGANDiscriminatorConfig
 from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
 from frugan.models.subnet import Subnet
 from frugan.training.door import Batch, Draw, Phase, Plan, Shared, Step, Task
 from frugan.training.recipe import AdamConfig, EmaConfig, TrainingConfig
-from frugan.training.tasks.gan import GanConfig, LeCamConfig, PathLengthConfig, R1Config, WganGpConfig
+from frugan.training.tasks.adversary import LeCamConfig, R1Config, WganGpConfig
+from frugan.training.tasks.gan import GanConfig, PathLengthConfig
+from frugan.training.tasks.grow import GrowConfig, GrowthConfig
 
 
 def pictures(count: int = 12, resolution: int = 8, channels: int = 3, classes: int = 0, seed: int = 0) -> Dataset:
@@ -49,6 +53,22 @@ def gan_config(resolution: int = 8, channels: int = 3, num_classes: int = 0, **c
         discriminator=discriminator_config(resolution, **shape),
         **changes,
     )
+
+
+def grow_config(resolution: int = 16, channels: int = 3, num_classes: int = 0, **changes: Any) -> GrowConfig:
+    """Progressive growing for real with small networks: 4 px for 16 images, a fade of 16, and so on."""
+    size: dict[str, Any] = {"resolution": resolution, "channels": channels, "num_classes": num_classes}
+    small: dict[str, Any] = {**size, "channel_base": 32, "channel_max": 8}
+    base: dict[str, Any] = {
+        "generator": ProGANConfig(**small, z_dim=8),
+        "discriminator": ProGANDiscriminatorConfig(**small, stddev_group=2),
+        "growth": GrowthConfig(stable_images=16, fade_images=16),
+        "gradient_penalty": WganGpConfig(),
+        "rampup_images": 24,
+        "batches": {"16": 4},
+        "lr_scales": {"8": 0.5},
+    }
+    return GrowConfig(**(base | changes))
 
 
 FULL = {
@@ -103,7 +123,7 @@ class Plain:
     def end(self, step: Step, stats: Mapping[str, Tensor]) -> None:
         """Nothing to remember."""
 
-    def eval_model(self, ema: Mapping[str, nn.Module]) -> Model:
+    def eval_model(self, ema: Mapping[str, nn.Module], images_seen: int) -> Model:
         """Nobody asks for it here."""
         raise NotImplementedError
 
@@ -440,6 +460,23 @@ def _labelled_gan(**changes: Any) -> Callable[..., Job]:
     return lambda **training: _gan_job(gan_config(num_classes=3, **changes), pictures(classes=3), **training)
 
 
+def _progan(classes: int = 0, **changes: Any) -> Callable[..., Job]:
+    """In the middle of the first fade after the second of four iterations."""
+
+    def build(**training: Any) -> Job:
+        data = {"images": pictures(12, 16, classes=classes)}
+        setting = training_config(**training)
+        growth = GrowthConfig(stable_images=8, fade_images=16)
+        config = grow_config(num_classes=classes, **({"growth": growth} | changes))
+        task = config.build(data, setting.batch)
+        if config.layer_noise > 0:
+            task.load_state_dict({**task.state_dict(), "confidence": torch.tensor(0.8)})  # so that there is noise
+        gentle = dataclasses.replace(GENTLE, lr=0.02)
+        return Job(task, data, {"generator": gentle, "discriminator": gentle}, setting)
+
+    return build
+
+
 JOBS: dict[str, Callable[..., Job]] = {
     "gan": _gan(**FULL),
     "gan-ada": _gan(**(FULL | {"augment": QUICK_ADA})),
@@ -448,6 +485,11 @@ JOBS: dict[str, Callable[..., Job]] = {
     "gan-wgan": _gan(loss="wasserstein", gradient_penalty=WganGpConfig()),
     "gan-channels-last": lambda **training: _gan_job(gan_config(**FULL), channels_last=True, **training),
     "grow": lambda **training: _job(Grow(), ("images",), 16, **training),
+    "progan": _progan(),
+    "progan-labels-ada": _progan(
+        3, loss="logistic", gradient_penalty=None, r1=R1Config(gamma=1.0, gamma_fake=0.5, every=2), augment=QUICK_ADA
+    ),
+    "progan-least-squares": _progan(loss="least_squares_flipped", gradient_penalty=None, layer_noise=1.0),
     "cycle": lambda **training: _job(Cycle(), ("source", "target"), **training),
     "supernet": lambda **training: _job(Supernet(), ("images",), **training),
     "translate": lambda **training: _job(Translate(), ("source", "target"), **training),

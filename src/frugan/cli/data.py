@@ -74,7 +74,7 @@ def augment_sheet(
     config = named(policy)
     if config is None:
         raise ValueError("--policy none leaves nothing to draw")
-    dataset = prepare(parse.source(pictures), DataConfig(resolution=resolution), Teller().progress)
+    dataset = prepare(parse.source(pictures), DataConfig(resolution=resolution, upscale="allow"), Teller().progress)
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(dataset), generator=generator)[:8].tolist()
     images = to_float(dataset.batch(chosen))

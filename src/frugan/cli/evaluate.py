@@ -46,9 +46,11 @@ def evaluate(
         The real pictures, as for `frugan train`; of a run by default those it learned from.
     metrics
         Of kid, fid, pr (precision, recall), dc (density, coverage), is, nn (nearest real pictures, copying), ppl,
-        ppl-w-full, ppl-z-end, ppl-z-full; separated by commas. For small sets trust kid first.
+        ppl-w-full, ppl-z-end, ppl-z-full, and, without a network, swd (patches at several scales) and ms-ssim (how
+        alike the pictures are); separated by commas. For small sets trust kid first.
     features
-        The network that looks: efficientnet_lite0, inception_2015 (the one that FID is defined by), hed.
+        The network that looks: efficientnet_lite0, inception_2015 (the one that FID is defined by), hed (path lengths
+        are then HED-LPIPS).
     weights
         Its file, where it is not in its usual place.
     count
@@ -87,10 +89,10 @@ def evaluate(
         seed=seed,
         ddof=ddof,
     )
-    extractor = open_extractor(features, weights, kind)
+    extractor = open_extractor(features, weights, kind) if config.needs_features else None
     teller = Teller(plain_seconds=5)
     fakes, against = _sides(generated, model, data, resolution, teller)
-    evaluator = Evaluator(against, extractor, config, teller.progress)
+    evaluator = Evaluator(against, extractor, config, teller.progress, kind)
     scores = evaluator.score(fakes)
     teller.say(scores.text())
     teller.say(f"took {words(scores.seconds)}")
@@ -182,5 +184,5 @@ def _write(place: Path, evaluator: "Evaluator", fakes: "Model | Dataset", scores
     teller.say(f"written: {path}")
     if "nn" in config.metrics:
         sheet = place / "neighbours.png"
-        write.save_png(sheet, evaluator.sheet(fakes, scores), {"frugan:extractor": scores.protocol.extractor})
+        write.save_png(sheet, evaluator.sheet(fakes, scores), {"frugan:extractor": str(scores.protocol.extractor)})
         teller.say(f"drawn:   {sheet}")

@@ -123,10 +123,11 @@ def cost(
     from frugan.model import load
 
     loaded = load(model, device=device)
-    subnet = _subnet(loaded.generator.config, ratio, resolution)
+    subnet = _subnet(loaded, ratio)
     macs = costs.count_macs(_call(model, 1, ratio, resolution, device))
     teller = Teller()
-    running = loaded.generator if subnet is None else loaded.generator.extract(subnet)
+    running = loaded.generator if subnet is None else loaded.styles.extract(subnet)
+    running = running if resolution is None else running.at_resolution(resolution)
     teller.say(f"{running.config.resolution} px, {running.config.channels} channels, one picture:")
     teller.say(f"  parameters     {costs.count_parameters(running):,}")
     teller.say(f"  multiply-adds  {_giga(macs.total)}")
@@ -152,13 +153,10 @@ def _giga(number: int) -> str:
     return f"{number / 1e9:.4g} G"
 
 
-def _subnet(config: "object", ratio: float | None, resolution: int | None) -> "Subnet | None":
-    from frugan.models.subnet import ElasticConfig, Subnet
+def _subnet(model: "Model", ratio: float | None) -> "Subnet | None":
+    from frugan.models.subnet import Subnet
 
-    if ratio is None and resolution is None:
-        return None
-    assert isinstance(config, ElasticConfig)
-    return Subnet.uniform(config, 1.0 if ratio is None else ratio, resolution)
+    return None if ratio is None else Subnet.uniform(model.styles.config, ratio)
 
 
 def _call(model: str, batch: int, ratio: float | None, resolution: int | None, device: str) -> Callable[[], object]:
@@ -166,5 +164,5 @@ def _call(model: str, batch: int, ratio: float | None, resolution: int | None, d
     from frugan.model import load
 
     loaded = load(model, device=device)
-    subnet = _subnet(loaded.generator.config, ratio, resolution)
-    return lambda: loaded.sample(range(batch), subnet=subnet, batch=batch)
+    subnet = _subnet(loaded, ratio)
+    return lambda: loaded.sample(range(batch), subnet=subnet, resolution=resolution, batch=batch)

@@ -28,7 +28,7 @@ def info(model: str, /) -> None:
         ("classes", ", ".join(loaded.class_names) or "none"),
         ("recipe", facts.get("recipe")),
         ("imported from", origin.get("file")),
-        ("family", origin.get("family")),
+        ("family", origin.get("family") or loaded.family),
         ("images seen", None if origin else f"{facts.get('images_seen', 0):,}"),
         ("time", None if origin else words(facts.get("seconds", 0.0))),
         ("trained on", f"{data.get('count')} pictures from {data.get('source') or 'memory'}" if data else None),

@@ -66,10 +66,12 @@ def _status(line: dict[str, Any]) -> str:
         for name, value in line["losses"].items()
         if name.endswith("/loss") and value is not None
     )
+    stage = line.get("progress") or {}
+    size = f"{stage['resolution']:.0f} px  alpha {stage['alpha']:.2f}  " if "alpha" in stage else ""
     sign = line["stats"].get("real_sign")
     sign_text = "" if sign is None else f"  D(real) {sign:+.2f}"
     return (
-        f"{seen:>9,} of {total:,} images  {min(seen / max(total, 1), 1):4.0%}  {speed:.1f} img/s  "
+        f"{seen:>9,} of {total:,} images  {min(seen / max(total, 1), 1):4.0%}  {size}{speed:.1f} img/s  "
         f"{words(max(total - seen, 0) / speed)} left  {losses}{sign_text}  {line['memory_mb']} MB"
     )
 

@@ -12,9 +12,9 @@ from frugan.cli import parse
 from frugan.cli.tell import Teller
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from frugan.data import DataConfig
+    from frugan.data import DataConfig, Dataset
     from frugan.model import Model
     from frugan.training.recipe import Recipe
 
@@ -163,8 +163,13 @@ def run(
     else:
         kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         recipe = _wished(pictures, wishes, torch.device(kind), teller)
+    # Settings of pictures count before those are prepared, all others after the recipe was fitted to them.
+    early = [setting for setting in wishes.settings if setting.startswith("data.")]
+    recipe = _with_settings(recipe, early)
     data = {name: prepare(parse.source(pictures), config, teller.progress) for name, config in recipe.data.items()}
-    recipe = _with_settings(fit(recipe, data), wishes)
+    for dataset in data.values():
+        _say_what_was_done(dataset, teller)
+    recipe = _with_settings(fit(recipe, data), [setting for setting in wishes.settings if setting not in early])
     if dry_run:
         _print_plan(recipe)
         return
@@ -195,6 +200,19 @@ def run(
     teller.say(f"next:   frugan sample {shlex.quote(str(place))} --seeds 0-63 --psi 0.7 --out samples")
     if outcome.reason == "stopped":
         sys.exit(130)
+
+
+def _say_what_was_done(dataset: "Dataset", teller: Teller) -> None:
+    """Say aloud what a set lost or gained on the way: pictures left out, pictures enlarged."""
+    if dataset.skipped:
+        name, reason = dataset.skipped[0]
+        teller.say(f"  left out {len(dataset.skipped):,} of {len(dataset.skipped) + len(dataset):,}: {name}: {reason}")
+    enlarged = dataset.facts.num_upscaled
+    if enlarged:
+        teller.say(
+            f"  {enlarged:,} of {len(dataset):,} pictures are smaller than {dataset.resolution} px and were enlarged: "
+            "they are not sharp, and what learns from them will not be. A smaller --resolution avoids it"
+        )
 
 
 def _listener(place: Path, teller: Teller, track: str | None) -> "Callable[[dict[str, Any]], None]":
@@ -264,7 +282,7 @@ def _wished(pictures: str, wishes: Wishes, device: object, teller: Teller) -> "R
     elif wishes.recipe not in (None, "auto"):
         if wishes.recipe not in RECIPES:
             raise ValueError(f"there is no recipe {wishes.recipe!r}{suggest(str(wishes.recipe), RECIPES)}")
-        recipe = _named(RECIPES[str(wishes.recipe)], wishes.resolution)
+        recipe = _named(RECIPES[str(wishes.recipe)], pictures, wishes, teller)
         if parent is not None:
             recipe = _of_parent(recipe, parent)
     else:
@@ -278,27 +296,44 @@ def _wished(pictures: str, wishes: Wishes, device: object, teller: Teller) -> "R
     return recipe
 
 
-def _named(function: "Callable[..., Recipe]", resolution: int | None) -> "Recipe":
-    """What a recipe's function returns, for the resolution asked for where it leaves that open."""
-    import inspect
+def _named(function: "Callable[..., Recipe]", pictures: str, wishes: Wishes, teller: Teller) -> "Recipe":
+    """What a recipe's function returns: for the resolution asked for where it leaves that open, or the pictures' own
+    where it names none itself.
+    """
+    import inspect as inspecting
 
-    if resolution is not None and "resolution" in inspect.signature(function).parameters:
-        return function(resolution=resolution)
+    from frugan.data import inspect, recommend
+
+    asked = inspecting.signature(function).parameters.get("resolution")
+    if asked is None:
+        return function()
+    if wishes.resolution is not None:
+        return function(resolution=wishes.resolution)
+    if asked.default is None and wishes.parent is None:
+        advice = recommend(inspect(parse.source(pictures), limit=2_000, progress=teller.progress))
+        return function(resolution=advice.resolution)
     return function()
 
 
 def _of_parent(recipe: "Recipe", parent: "Model") -> "Recipe":
-    """A named recipe with the parent's networks."""
+    """A named recipe with the parent's networks; what grows begins full-grown."""
     import dataclasses
+    from typing import Any
 
-    from frugan.models.stylegan2 import Discriminator
+    from frugan.config import to_dict
 
-    generator = parent.generator.config
-    task = dataclasses.replace(recipe.task, generator=generator)
-    if isinstance(parent.discriminator, Discriminator):
-        task = dataclasses.replace(task, discriminator=parent.discriminator.config)
-    size = {"resolution": generator.resolution, "channels": generator.channels}
-    images = dataclasses.replace(recipe.data["images"], **size)  # type: ignore[arg-type]
+    generator: Any = parent.generator.config
+    if not isinstance(generator, type(recipe.task.generator)):
+        raise ValueError(f"the recipe {recipe.name!r} trains other networks than the {parent.family} model given")
+    changes: dict[str, Any] = {"generator": generator}
+    discriminator = None if parent.discriminator is None else getattr(parent.discriminator, "config", None)
+    if isinstance(discriminator, type(recipe.task.discriminator)):
+        changes["discriminator"] = discriminator
+    if "growth" in to_dict(recipe.task):
+        changes["growth"] = None
+    task = dataclasses.replace(recipe.task, **changes)
+    size: dict[str, Any] = {"resolution": generator.resolution, "channels": generator.channels}
+    images = dataclasses.replace(recipe.data["images"], **size)
     return dataclasses.replace(recipe, task=task, data={"images": images})
 
 
@@ -337,10 +372,10 @@ def _put_in(recipe: "Recipe", wishes: Wishes) -> "Recipe":
     return dataclasses.replace(recipe, data=data, training=training, task=task)
 
 
-def _with_settings(recipe: "Recipe", wishes: Wishes) -> "Recipe":
+def _with_settings(recipe: "Recipe", settings: "Sequence[str]") -> "Recipe":
     from frugan.config import override
 
-    for setting in wishes.settings:
+    for setting in settings:
         path, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set needs path=value, got {setting!r}")

@@ -51,7 +51,7 @@ _MODES = {
     "I": "grey of 32 bits",
     "F": "floats",
 }
-_LOOK = DataConfig(resolution=_THUMB, fit="pad", fast_jpeg=False)
+_LOOK = DataConfig(resolution=_THUMB, fit="pad", upscale="allow", fast_jpeg=False)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

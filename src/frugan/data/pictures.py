@@ -72,7 +72,8 @@ class DataConfig:
     Sizes are changed by LANCZOS (a picture of the right size is not touched); bars are laid after the change, so they
     have sharp edges.
     `background`: a colour name or #rrggbb.
-    `upscale`: "allow" enlarges pictures smaller than the resolution (counted); "skip" leaves them out.
+    `upscale`: "twice" enlarges pictures smaller than the resolution (counted) up to twice, and leaves smaller ones out;
+      "allow" enlarges any; "skip" leaves all of them out.
     `fast_jpeg`: decode large JPEGs at 1/2, 1/4 or 1/8 size where at least twice the final size is left: 8 times faster
     for photos of 12 megapixels; pixels differ by 0.2 to 0.4 levels of 255 on average, by 3 in photos and 5 in hard
     colours at most (measured). Off: always decode fully. Without effect below four times the resolution.
@@ -89,7 +90,7 @@ class DataConfig:
     fit: Fit = "crop"
     aspect: float = 4 / 3
     background: str = "white"
-    upscale: Literal["allow", "skip"] = "allow"
+    upscale: Literal["twice", "allow", "skip"] = "twice"
     fast_jpeg: bool = True
     flip: Literal["auto", "on", "off"] = "auto"
     labels: Labels = "auto"
@@ -101,7 +102,7 @@ class DataConfig:
         choices: dict[str, tuple[object, ...]] = {
             "channels": (1, 3, 4),
             "fit": get_args(Fit),
-            "upscale": ("allow", "skip"),
+            "upscale": ("twice", "allow", "skip"),
             "flip": ("auto", "on", "off"),
             "labels": get_args(Labels),
             "part": get_args(Part),
@@ -274,6 +275,11 @@ def fit_picture(decoded: Decoded, config: DataConfig) -> Fitted:
     is_upscaled = width < wide or height < high
     if is_upscaled and config.upscale == "skip":
         raise PictureError(f"{width} x {height} is smaller than {wide} x {high} (upscale is 'skip')")
+    if config.upscale == "twice" and (2 * width < wide or 2 * height < high):
+        raise PictureError(
+            f"{width} x {height} is less than half of {wide} x {high}: ask for a smaller resolution, or set upscale to "
+            "'allow'"
+        )
     image, box = _cut(decoded, part)
     image = _set_channels(image, config)
     if image.size != (wide, high):

@@ -107,6 +107,9 @@ def export(
     tell = progress or (lambda _: None)
     if precision == "bf16" and to == "onnx":
         raise ExportError("bf16 needs --to openvino; onnxruntime computes in float32 on a CPU, so take fp32 or fp16")
+    if not model.has_styles:
+        raise ExportError(f"only stylegan2 models can be exported, this is a {model.family} model")
+    generator = model.styles
     _check_place(folder, overwrite)
     facts = _facts(model, to, precision)
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.part")
@@ -115,13 +118,13 @@ def export(
         scratch.mkdir(parents=True)
         try:
             tell("tracing the generator (half a minute or so)")
-            _write(model.generator, scratch, facts, to, precision)
+            _write(generator, scratch, facts, to, precision)
             path = scratch / FILES[to][0]
             tell("comparing with the trained model")
-            verification = verify(model.generator, Runtime(path), precision)
+            verification = verify(generator, Runtime(path), precision)
             _refuse(verification, precision)
             tell("measuring")
-            latency = _latency(model.generator, path, repeats) if repeats else {}
+            latency = _latency(generator, path, repeats) if repeats else {}
             memory = peak_memory(drawing, str(path)) if repeats else None
             _describe(model, scratch, facts, verification, to, precision)
             sizes = {file.name: file.stat().st_size for file in sorted(scratch.iterdir())}
@@ -159,7 +162,7 @@ def _check_place(folder: Path, overwrite: bool) -> None:
 
 def _facts(model: Model, to: Target, precision: Precision) -> dict[str, Any]:
     """What a program needs to know to run the model, and a person to use it."""
-    config = model.generator.config
+    config = model.styles.config
     data = model.info.get("data") or {}
     inputs = {
         "z": "latent codes: rows of normal random numbers",
@@ -170,7 +173,7 @@ def _facts(model: Model, to: Target, precision: Precision) -> dict[str, Any]:
     }
     shapes: dict[str, list[int | str]] = {
         name: ["N", *tensor.shape[1:]] if tensor.ndim > 1 else list(tensor.shape)
-        for name, tensor in inputs_of(model.generator, 1).items()
+        for name, tensor in inputs_of(model.styles, 1).items()
     }
     return {
         "format": FORMAT,

@@ -88,8 +88,13 @@ def open_hed_lpips(weights: Path | None = None, heads: Path | None = None) -> Pe
 
     The package is only read as a file, never imported. Raises ValueError as `open_hed` and `read_heads` do.
     """
+    return over_trunk(open_hed(weights), heads)
+
+
+def over_trunk(trunk: FeatureExtractor, heads: Path | None = None) -> PerceptualDistance:
+    """The distance over a trunk that is open already, which has the taps of HED's; heads as for `open_hed_lpips`."""
     path = heads or _installed_heads()
-    return PerceptualDistance(open_hed(weights), heads=read_heads(path) if path is not None else None)
+    return PerceptualDistance(trunk, heads=read_heads(path) if path is not None else None)
 
 
 def _installed_heads() -> Path | None:

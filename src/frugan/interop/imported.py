@@ -114,7 +114,7 @@ def self_check(model: Model) -> tuple[str, ...]:
 
 
 def _check_styles(model: Model) -> str:
-    mapping = model.generator.mapping
+    mapping = model.styles.mapping
     w = model.w(range(256))[:, 0]
     spread = w.std(dim=0).norm().item()
     distance = (w.mean(dim=0) - mapping.w_avg).norm().item()
@@ -126,7 +126,7 @@ def _check_styles(model: Model) -> str:
 
 
 def _check_picture(model: Model) -> str:
-    picture = model.generator.synthesis(model.w([0]))
+    picture = model.styles.synthesis(model.w([0]))
     if not picture.isfinite().all():
         raise ImportProblem("the picture of seed 0 is not finite: wrong settings or damaged weights")
     deviation = picture.std().item()

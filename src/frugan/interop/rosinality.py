@@ -376,15 +376,16 @@ def export_checkpoint(model: Model, path: Path) -> tuple[str, ...]:
     hold is left out, with a note. Raises ValueError where their generator class cannot hold ours, OutputError (an
     OSError) where the file cannot be written.
     """
-    config = model.generator.config
+    generator = model.styles
+    config = generator.config
     notes: list[str] = []
     _refuse_export(config)
     if config.conv_clamp is not None:
         notes.append(f"activations are limited to {config.conv_clamp:g} here and not there: a picture may differ")
     resolutions = len(config.resolutions)
     entries = generator_entries(config.mapping_layers, resolutions)
-    state = _theirs(model.generator.state_dict(), entries, generator_kernels(resolutions), 4.0)
-    content: dict[str, Any] = {"g_ema": state, "latent_avg": model.generator.mapping.w_avg}
+    state = _theirs(generator.state_dict(), entries, generator_kernels(resolutions), 4.0)
+    content: dict[str, Any] = {"g_ema": state, "latent_avg": generator.mapping.w_avg}
     judge = model.discriminator
     reason = _no_judge(judge, config.resolution)
     if isinstance(judge, Discriminator) and reason is None:

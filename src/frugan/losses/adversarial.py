@@ -9,12 +9,25 @@ from torch.nn import functional as F
 
 from frugan.config import suggest
 
-AdversarialKind = Literal["logistic", "hinge", "least_squares", "wasserstein", "relativistic"]
+AdversarialKind = Literal["logistic", "hinge", "least_squares", "wasserstein", "relativistic", "least_squares_flipped"]
 
 
 def needs_real_logits(kind: AdversarialKind) -> bool:
     """Whether the generator's loss of this kind compares fakes with reals, so that its step needs a real batch too."""
     return kind == "relativistic"
+
+
+def realness(
+    kind: AdversarialKind, real_logits: Float[Tensor, " N"], fake_logits: Float[Tensor, " N"]
+) -> Float[Tensor, " N"]:
+    """How sure the discriminator is of each real picture: above 0 where it takes it for one.
+
+    Its sign is what overfitting is read from. The relativistic loss knows only how much more real it is than its fake;
+    least_squares_flipped has the low logits for reals, and its middle at 0.5.
+    """
+    if kind == "relativistic":
+        return real_logits - fake_logits
+    return 0.5 - real_logits if kind == "least_squares_flipped" else real_logits
 
 
 def discriminator_loss(
@@ -27,7 +40,9 @@ def discriminator_loss(
     * logistic: softplus(-r) + softplus(f). Goodfellow et al. 2014; binary cross-entropy with targets 1 and 0.
     * hinge: relu(1 - r) + relu(1 + f). Lim and Ye 2017; Miyato et al. 2018. pix2pix and CycleGAN code halves it.
     * least_squares: (r - 1)^2 + f^2. Mao et al. 2017 with targets 1 and 0; the paper and some code halve it (StudioGAN
-      does), and ProGAN's variant exchanges the targets.
+      does).
+    * least_squares_flipped: r^2 + 0.1 (f - 1)^2, ProGAN's variant (Karras et al. 2018, appendix B): targets exchanged,
+      fakes count a tenth. Reals have the low logits here.
     * wasserstein: f - r. Arjovsky et al. 2017; it needs a penalty or clipping beside it.
     * relativistic: softplus(f - r), pairing equal indices. Jolicoeur-Martineau 2018; R3GAN, Huang et al. 2024. Where
       there are labels, real i and fake i carry the same one.
@@ -44,6 +59,8 @@ def discriminator_loss(
             return F.relu(1 - real) + F.relu(1 + fake)
         case "least_squares":
             return (real - 1).square() + fake.square()
+        case "least_squares_flipped":
+            return real.square() + 0.1 * (fake - 1).square()
         case "wasserstein":
             return fake - real
         case "relativistic":
@@ -59,7 +76,7 @@ def generator_loss(
 
     * logistic: softplus(-f), the non-saturating form.
     * hinge and wasserstein: -f.
-    * least_squares: (f - 1)^2, not halved.
+    * least_squares: (f - 1)^2, not halved; least_squares_flipped: f^2.
     * relativistic: softplus(r - f), pairing equal indices; it needs `real_logits`. The other kinds do not look at them.
 
     Sources as in `discriminator_loss`. Raises ValueError for an unknown kind, relativistic without `real_logits`, or
@@ -74,6 +91,8 @@ def generator_loss(
             return -fake
         case "least_squares":
             return (fake - 1).square()
+        case "least_squares_flipped":
+            return fake.square()
         case "relativistic":
             if real_logits is None:
                 raise ValueError("the relativistic generator loss needs real_logits, one for each fake; got None")

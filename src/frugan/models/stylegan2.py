@@ -15,6 +15,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from frugan.models.generator import (
+    ImageGenerator,
+    Noise,
+    check_labels,
+    check_picture,
+    check_widths,
+    resolutions_to,
+)
 from frugan.models.subnet import Subnet
 from frugan.ops.elastic import leading
 from frugan.ops.equalized import SLOPE, EqualizedConv2d, EqualizedLinear
@@ -24,16 +32,12 @@ from frugan.ops.resample import downsample2d, fir_filter, upsample2d
 
 Architecture = Literal["skip", "resnet", "orig"]
 Labels = Float[Tensor, "N num_classes"]
-Noise = Literal["const", "none"] | Sequence[Tensor]
 ROOT_HALF = math.sqrt(0.5)
 
 
 def _check_common(config: "StyleGAN2Config | StyleGAN2DiscriminatorConfig") -> None:
     resolution = config.resolution
-    if resolution & (resolution - 1) or not 4 <= resolution <= 1024:
-        raise ValueError(f"resolution must be a power of two from 4 to 1024, got {resolution}")
-    if config.channels not in (1, 3, 4):
-        raise ValueError(f"channels must be 1, 3 or 4, got {config.channels}")
+    check_picture(resolution, config.channels)
     if config.architecture not in ("skip", "resnet", "orig"):
         raise ValueError(f"architecture must be 'skip', 'resnet' or 'orig', got {config.architecture!r}")
     at_least = {"channel_base": resolution, "channel_max": 1, "num_classes": 0, "num_half_resolutions": 0}
@@ -48,22 +52,6 @@ def _check_common(config: "StyleGAN2Config | StyleGAN2DiscriminatorConfig") -> N
     if config.conv_clamp is not None and config.conv_clamp <= 0:
         raise ValueError(f"conv_clamp must be above 0 or None, got {config.conv_clamp}")
     fir_filter(config.resample_filter)
-
-
-def _check_widths(widths: tuple[int, ...] | None, count: int) -> None:
-    if widths is not None and (len(widths) != count or min(widths) < 1):
-        raise ValueError(f"widths must be {count} numbers of 1 or more, got {widths}")
-
-
-def _check_labels(labels: Tensor | None, num_classes: int) -> None:
-    given = 0 if labels is None else labels.shape[1]
-    if given != num_classes:
-        wanted = f"labels of {num_classes} classes" if num_classes else "no labels"
-        raise ValueError(f"this network takes {wanted}, got {'none' if labels is None else tuple(labels.shape)}")
-
-
-def _resolutions(top: int) -> tuple[int, ...]:
-    return tuple(2**power for power in range(2, top.bit_length()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +81,14 @@ class StyleGAN2Config:
 
     def __post_init__(self) -> None:
         _check_common(self)
-        _check_widths(self.widths, len(self.layer_resolutions) + 1)
+        check_widths(self.widths, len(self.layer_resolutions) + 1)
         if self.z_dim < 1 or self.w_dim < 1:
             raise ValueError(f"z_dim and w_dim must be at least 1, got {self.z_dim} and {self.w_dim}")
 
     @property
     def resolutions(self) -> tuple[int, ...]:
         """4, 8, ... up to the resolution."""
-        return _resolutions(self.resolution)
+        return resolutions_to(self.resolution)
 
     @property
     def layer_resolutions(self) -> tuple[int, ...]:
@@ -136,8 +124,8 @@ class StyleGAN2Config:
             raise ValueError(f"the subnet's resolution must be one of {self.resolutions}, got {resolution}")
         if resolution != self.resolution and self.architecture != "skip":
             raise ValueError(f"only a 'skip' generator can stop early, this one is {self.architecture!r}")
-        kept = 2 * len(_resolutions(resolution))
-        halves = max(self.num_half_resolutions - len(self.resolutions) + len(_resolutions(resolution)), 0)
+        kept = 2 * len(resolutions_to(resolution))
+        halves = max(self.num_half_resolutions - len(self.resolutions) + len(resolutions_to(resolution)), 0)
         return replace(self, resolution=resolution, widths=subnet.widths[:kept], num_half_resolutions=halves)
 
 
@@ -173,7 +161,7 @@ class MappingNetwork(nn.Module):
 
     def features(self, z: Float[Tensor, "N z_dim"] | None, labels: Labels | None) -> Float[Tensor, "N w_dim"]:
         """One code per sample, before it is repeated for every layer."""
-        _check_labels(labels, self.num_classes)
+        check_labels(labels, self.num_classes)
         parts = [] if z is None else [pixel_norm(z)]
         if labels is not None and self.num_classes:
             parts.append(pixel_norm(self.embed(labels)))
@@ -373,8 +361,11 @@ class SynthesisNetwork(nn.Module):
         return list(self.images(w, noise, subnet, dtype).values())[-1].contiguous()
 
 
-class Generator(nn.Module):
-    """The StyleGAN2 generator."""
+class Generator(ImageGenerator):
+    """The StyleGAN2 generator. Its codes are styles, w."""
+
+    family = "stylegan2"
+    config: StyleGAN2Config
 
     def __init__(self, config: StyleGAN2Config) -> None:
         super().__init__()
@@ -398,10 +389,53 @@ class Generator(nn.Module):
         moved = self.mapping.w_avg.lerp(w, psi)
         return moved if cutoff is None else torch.cat([moved[:, :cutoff], w[:, cutoff:]], dim=1)
 
-    def noise_shapes(self, subnet: Subnet | None = None) -> tuple[tuple[int, int, int], ...]:
+    def codes(
+        self,
+        z: Float[Tensor, "N z_dim"],
+        labels: Labels | None = None,
+        psi: float | int = 1.0,
+        cutoff: int | None = None,
+    ) -> Float[Tensor, "N num_ws w_dim"]:
+        """w, truncated."""
+        return self.truncate(self.mapping(z, labels), psi, cutoff)
+
+    def between(
+        self, start: Float[Tensor, "num_ws w_dim"], end: Float[Tensor, "num_ws w_dim"], t: Float[Tensor, " F"]
+    ) -> Float[Tensor, "F num_ws w_dim"]:
+        """w on the straight line."""
+        return torch.lerp(start[None], end[None], t[:, None, None])
+
+    def pictures(
+        self,
+        codes: Float[Tensor, "N num_ws w_dim"],
+        *,
+        noise: Noise = "const",
+        subnet: Subnet | None = None,
+        resolution: int | None = None,
+        alpha: float = 1.0,
+    ) -> Float[Tensor, "N channels H_out W_out"]:
+        """What the synthesis draws; it does not fade, so alpha must be 1."""
+        if alpha != 1:
+            raise ValueError(f"a {self.family} generator fades nothing in: alpha must be 1, got {alpha}")
+        return cast(Tensor, self.synthesis(codes, noise, self._limited(subnet, resolution)))
+
+    def _limited(self, subnet: Subnet | None, resolution: int | None) -> Subnet | None:
+        """The subnet that stops early where a resolution is asked for."""
+        if resolution is None or (resolution == self.config.resolution and subnet is None):
+            return subnet
+        return replace(subnet or Subnet(widths=self.config.layer_widths), resolution=resolution)
+
+    def noise_shapes(
+        self, subnet: Subnet | None = None, resolution: int | None = None
+    ) -> tuple[tuple[int, int, int], ...]:
         """The shape, without the batch axis, of the noise that each layer takes."""
+        subnet = self._limited(subnet, resolution)
         config = self.config if subnet is None else self.config.at(subnet)
         return tuple((1, r, r) for r in config.layer_resolutions)
+
+    def at_resolution(self, resolution: int) -> "Generator":
+        """A generator of its own that stops early. Raises ValueError unless its architecture is `skip`."""
+        return self.extract(Subnet(widths=self.config.layer_widths, resolution=resolution))
 
     def extract(self, subnet: Subnet) -> "Generator":
         """A generator of its own that gives what this one gives for `subnet` (early exit at its resolution included).
@@ -431,8 +465,7 @@ class Generator(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> Float[Tensor, "N channels H_out W_out"]:
         """Images for latent codes; the arguments are those of mapping, truncate and synthesis."""
-        w = self.truncate(self.mapping(z, labels), psi, cutoff)
-        return cast(Tensor, self.synthesis(w, noise, subnet, dtype))
+        return cast(Tensor, self.synthesis(self.codes(z, labels, psi, cutoff), noise, subnet, dtype))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -461,7 +494,7 @@ class StyleGAN2DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         _check_common(self)
-        _check_widths(self.widths, len(self.resolutions))
+        check_widths(self.widths, len(self.resolutions))
         if self.stddev_group is not None and self.stddev_group < 1:
             raise ValueError(f"stddev_group must be at least 1 or None, got {self.stddev_group}")
         if self.stddev_features < 0 or (self.stddev_features and self.width(4) % self.stddev_features):
@@ -470,7 +503,7 @@ class StyleGAN2DiscriminatorConfig:
     @property
     def resolutions(self) -> tuple[int, ...]:
         """4, 8, ... up to the resolution."""
-        return _resolutions(self.resolution)
+        return resolutions_to(self.resolution)
 
     def width(self, resolution: int) -> int:
         """The channels of the feature maps at a resolution."""
@@ -577,7 +610,7 @@ class Discriminator(nn.Module):
         if images.shape[1:] != (config.channels, config.resolution, config.resolution):
             expected = (config.channels, config.resolution, config.resolution)
             raise ValueError(f"images must be {expected} each, got {tuple(images.shape[1:])}")
-        _check_labels(labels, config.num_classes)
+        check_labels(labels, config.num_classes)
         half_from = 2 * config.resolution >> config.num_half_resolutions
         x: Tensor | None = None
         image: Tensor | None = images

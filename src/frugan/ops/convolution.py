@@ -36,13 +36,14 @@ def convolve(
 def convolve_transposed(
     x: Float[Tensor, "N C_in H W"],
     weight: Float[Tensor, "C_in C_group rows columns"],
+    bias: Float[Tensor, " C_out"] | None = None,
     *,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
     groups: int = 1,
 ) -> Float[Tensor, "N C_out H_out W_out"]:
     """What `torch.nn.functional.conv_transpose2d` gives; pairs are (rows, columns)."""
-    return _convolve(x, weight, None, _two(stride), _two(padding), groups, True, (0, 0))
+    return _convolve(x, weight, bias, _two(stride), _two(padding), groups, True, (0, 0))
 
 
 def _two(value: int | tuple[int, int]) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from frugan.recipes import stylegan2
+from frugan.recipes import progan, stylegan2
 from frugan.training.recipe import Recipe
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
@@ -22,5 +22,19 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "diffaugment-100-shot": stylegan2.diffaugment_100_shot,
     "diffaugment-cifar": stylegan2.diffaugment_cifar,
     "diffaugment-256": stylegan2.diffaugment_256,
+    "progan": progan.progan,
+    "progan-small": progan.small,
+    "progan-celeba-hq": progan.celeba_hq,
+    "progan-lsun": progan.lsun,
+    "progan-cifar": progan.cifar,
+    "progan-ablation-a": progan.ablation_a,
+    "progan-ablation-b": progan.ablation_b,
+    "progan-ablation-c": progan.ablation_c,
+    "progan-ablation-d": progan.ablation_d,
+    "progan-ablation-e-star": progan.ablation_e_star,
+    "progan-ablation-e": progan.ablation_e,
+    "progan-ablation-f": progan.ablation_f,
+    "progan-ablation-g": progan.ablation_g,
+    "progan-ablation-h": progan.ablation_h,
 }
 """Every recipe by name. The settings of one are what its function returns; `auto` (see `recipes.auto`) chooses one."""

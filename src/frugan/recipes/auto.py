@@ -12,12 +12,13 @@ from frugan.augment.diffaugment import DiffAugmentConfig
 from frugan.data import Recommendation
 from frugan.data.dataset import Dataset, from_arrays
 from frugan.model import Model
-from frugan.models.stylegan2 import Discriminator
+from frugan.models.stylegan2 import Discriminator, Generator
 from frugan.recipes import stylegan2
 from frugan.training.feed import Feed
 from frugan.training.loop import Loop, Verdict
 from frugan.training.ranks import Ranks
 from frugan.training.recipe import Recipe
+from frugan.training.tasks.gan import GanConfig
 
 Channels = Literal[1, 3, 4]
 CPU_LARGEST, GPU_LARGEST = 64, 256
@@ -51,6 +52,9 @@ def choose(
 
 def _from_parent(parent: Model) -> Recipe:
     base = stylegan2.few_shot(64)
+    assert isinstance(base.task, GanConfig)
+    if not isinstance(parent.generator, Generator):
+        raise ValueError(f"going on from a {parent.family} model needs a recipe of its kind: choose --recipe")
     generator = parent.generator.config
     if isinstance(parent.discriminator, Discriminator):
         discriminator = parent.discriminator.config

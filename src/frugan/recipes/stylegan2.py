@@ -12,7 +12,8 @@ from frugan.augment.diffaugment import DiffAugmentConfig
 from frugan.data.pictures import DataConfig
 from frugan.models.stylegan2 import StyleGAN2Config, StyleGAN2DiscriminatorConfig
 from frugan.training.recipe import AdamConfig, EmaConfig, Recipe, TrainingConfig
-from frugan.training.tasks.gan import GanConfig, PathLengthConfig, R1Config
+from frugan.training.tasks.adversary import R1Config
+from frugan.training.tasks.gan import GanConfig, PathLengthConfig
 
 SMALL_WIDTHS = {4: 256, 8: 96, 16: 48, 32: 24, 64: 16, 128: 16}
 
@@ -59,6 +60,11 @@ def _recipe(
             snapshot_images=50_000,
         ),
     )
+
+
+def _gan(recipe: Recipe) -> GanConfig:
+    assert isinstance(recipe.task, GanConfig)
+    return recipe.task
 
 
 def config_f() -> Recipe:
@@ -147,8 +153,8 @@ def cifar() -> Recipe:
         mapping_layers=2,
         stddev_group=32,
     )
-    discriminator = dataclasses.replace(base.task.discriminator, architecture="orig")
-    task = dataclasses.replace(base.task, path_length=None, style_mixing=0.0, discriminator=discriminator)
+    discriminator = dataclasses.replace(_gan(base).discriminator, architecture="orig")
+    task = dataclasses.replace(_gan(base), path_length=None, style_mixing=0.0, discriminator=discriminator)
     return dataclasses.replace(base, task=task)
 
 
@@ -182,14 +188,14 @@ def relativistic() -> Recipe:
     """
     base = auto_rules()
     r1 = R1Config(gamma=2.0, gamma_fake=2.0, every=1)
-    task = dataclasses.replace(base.task, loss="relativistic", r1=r1, path_length=None)
+    task = dataclasses.replace(_gan(base), loss="relativistic", r1=r1, path_length=None)
     return dataclasses.replace(base, name="stylegan2-relativistic", source="arXiv:2501.05441, loss only", task=task)
 
 
 def _ada(base: Recipe, name: str, source: str, ramp_images: int = 500_000) -> Recipe:
     """With ADA as the paper has it: the set bgc, target 0.6, p from 0."""
     augment = AdaConfig(controller=AdaControllerConfig(target=0.6, every=4, ramp_images=ramp_images))
-    return dataclasses.replace(base, name=name, source=source, task=dataclasses.replace(base.task, augment=augment))
+    return dataclasses.replace(base, name=name, source=source, task=dataclasses.replace(_gan(base), augment=augment))
 
 
 def ada_auto(resolution: int = 256) -> Recipe:
@@ -225,8 +231,8 @@ def ada_transfer(resolution: int = 256) -> Recipe:
 
 def _diffaugment(base: Recipe, name: str, source: str, policy: str) -> Recipe:
     """As the DiffAugment authors train: R1 in every step, no path length."""
-    r1 = R1Config(gamma=base.task.r1.gamma if base.task.r1 else 10.0, every=1)
-    task = dataclasses.replace(base.task, r1=r1, path_length=None, augment=DiffAugmentConfig(policy=policy))
+    r1 = dataclasses.replace(_gan(base).r1 or R1Config(gamma=10.0), every=1)
+    task = dataclasses.replace(_gan(base), r1=r1, path_length=None, augment=DiffAugmentConfig(policy=policy))
     return dataclasses.replace(base, name=name, source=source, task=task)
 
 

@@ -51,7 +51,8 @@ class Plan:
 
     `batch` is the global batch. For an optimiser of that name, `lr_scale` multiplies its learning rate and
     `beta_power` is the exponent on its betas (lazy regularisation, schedules). Adam's moments restart whenever
-    `reset_moments` differs from the iteration before. `progress` is shown and logged.
+    `reset_moments` differs from the iteration before. `snapshot_images` is the time between two snapshots where it is
+    not the recipe's. `progress` is shown and logged.
     """
 
     phases: tuple[Phase, ...]
@@ -59,6 +60,7 @@ class Plan:
     lr_scale: Mapping[str, float] = field(default_factory=dict)
     beta_power: Mapping[str, float] = field(default_factory=dict)
     reset_moments: int = 0
+    snapshot_images: int | None = None
     progress: Mapping[str, float] = field(default_factory=dict)
 
     def groups(self) -> list[tuple[Phase, ...]]:
@@ -269,8 +271,8 @@ class Task(Protocol):
         """
         ...
 
-    def eval_model(self, ema: Mapping[str, nn.Module]) -> Model:
-        """The trained thing as its users will meet it."""
+    def eval_model(self, ema: Mapping[str, nn.Module], images_seen: int) -> Model:
+        """The trained thing as its users will meet it, after so many images."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:

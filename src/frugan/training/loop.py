@@ -161,10 +161,11 @@ class Loop:
                 if saved_at != before:
                     self._observer.checkpoint(self)
                 return "stopped"
+            every = self.task.plan(before).snapshot_images or config.snapshot_images
             self._meter.add(self.iterate(), self.progress.images_seen - before)
             self.progress.seconds = clock.now()
             seen = self.progress.images_seen
-            is_due = before // config.snapshot_images != seen // config.snapshot_images or seen >= config.total_images
+            is_due = before // every != seen // every or seen >= config.total_images
             if clock.now() >= next_status or seen >= config.total_images:
                 self._status()
                 next_status = clock.now() + config.status_seconds

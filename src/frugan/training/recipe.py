@@ -8,9 +8,10 @@ from typing import Literal
 from frugan.data.pictures import DataConfig
 from frugan.evaluation import EvaluationConfig
 from frugan.training.tasks.gan import GanConfig
+from frugan.training.tasks.grow import GrowConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-TaskConfig = GanConfig
+TaskConfig = GanConfig | GrowConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +37,12 @@ class EmaConfig:
     """Average of the weights over training, by half-life in images.
 
     With `rampup` the half-life is at most that share of the images seen, so that early averages forget the first noise.
+    With `fixed` neither counts: that share of the old average stays in each iteration, whatever the batch.
     """
 
-    halflife_images: float
+    halflife_images: float = 10_000.0
     rampup: float | None = 0.05
+    fixed: float | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -47,9 +50,13 @@ class EmaConfig:
             raise ValueError(f"halflife_images must be at least 0, got {self.halflife_images}")
         if self.rampup is not None and self.rampup <= 0:
             raise ValueError(f"rampup must be above 0 or null, got {self.rampup}")
+        if self.fixed is not None and not 0 <= self.fixed < 1:
+            raise ValueError(f"fixed must be in [0, 1) or null, got {self.fixed}")
 
     def decay(self, batch: int, images_seen: int) -> float:
         """What remains of the old average after one iteration: 0.5 ^ (batch / half-life)."""
+        if self.fixed is not None:
+            return self.fixed
         halflife = self.halflife_images
         if self.rampup is not None:
             halflife = min(halflife, images_seen * self.rampup)

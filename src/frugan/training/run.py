@@ -367,7 +367,7 @@ class Journal:
 
     def _look(self, loop: Loop) -> dict[str, Any]:
         progress = loop.progress
-        model = self._task.eval_model(loop.average.nets)
+        model = self._task.eval_model(loop.average.nets, progress.images_seen)
         path = self._folder.grids / f"fakes-{progress.images_seen:09d}.png"
         write.save_png(path, self._fake_grid(model), {"frugan:images_seen": str(progress.images_seen)})
         evaluation = quick_score(model, next(iter(self._data.values())), self._recipe.training.score_images)
@@ -422,6 +422,9 @@ class Journal:
             "scores": dict(scores or {}),
             "best": progress.best,
         }
+        stage = dict(self._task.plan(progress.images_seen).progress)
+        if "resolution" in stage:
+            info["stage"] = stage
         name = f"{progress.images_seen:09d}"
         checkpoints.save(self._folder.checkpoints / name, info, parts, model_card(info))
         protected = [progress.best or name, name if progress.sound is None else f"{progress.sound:09d}"]

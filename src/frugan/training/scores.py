@@ -15,7 +15,8 @@ from frugan.training.recipe import TrainingConfig
 class SnapshotScores:
     """What a training asks at its snapshots, beside the pixel distance that is always taken.
 
-    `name` is the score by which snapshots are ranked: KID, else the Fréchet distance, else the pixel distance.
+    `name` is the score by which snapshots are ranked: KID, else the Fréchet distance, else the sliced distance over the
+    pyramid, else the pixel distance.
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class SnapshotScores:
         self._tell: Callable[[int, int, str], None] = lambda done, total, text: None
         self.name = PIXEL_SWD
         if config.evaluation is not None:
-            extractor = opener(config.evaluation.features, device)
-            self._evaluator = Evaluator(dataset, extractor, config.evaluation, lambda *words: self._tell(*words))
-            self.name = _leading(config.evaluation, extractor)
+            wanted = config.evaluation
+            extractor = opener(wanted.features, device) if wanted.needs_features else None
+            self._evaluator = Evaluator(dataset, extractor, wanted, lambda *words: self._tell(*words), device)
+            self.name = _leading(wanted, extractor)
 
     def is_due(self, progress: Progress) -> bool:
         """Whether to score now: at the last snapshot, and as long as all scoring took at most its share of the rest.
@@ -58,9 +60,9 @@ class SnapshotScores:
         return found.values, found.seconds
 
 
-def _leading(config: EvaluationConfig, extractor: FeatureExtractor) -> str:
-    if "kid" in config.metrics:
+def _leading(config: EvaluationConfig, extractor: FeatureExtractor | None) -> str:
+    if extractor is not None and "kid" in config.metrics:
         return f"KID-{extractor.name}"
-    if "fid" in config.metrics:
+    if extractor is not None and "fid" in config.metrics:
         return f"{'FID' if extractor.name == 'inception_2015' else 'FD'}-{extractor.name}"
-    return PIXEL_SWD
+    return "SWD-pyramid" if "swd" in config.metrics else PIXEL_SWD

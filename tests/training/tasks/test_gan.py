@@ -21,7 +21,8 @@ from frugan.model import Model
 from frugan.training.door import Draw, Share
 from frugan.training.loop import Loop
 from frugan.training.recipe import AdamConfig
-from frugan.training.tasks.gan import GanConfig, GanTask, LeCamConfig, PathLengthConfig, R1Config, WganGpConfig
+from frugan.training.tasks.adversary import LeCamConfig, R1Config, WganGpConfig
+from frugan.training.tasks.gan import GanConfig, GanTask, PathLengthConfig
 from tests.training.rig import assert_close_tensors, make_loop, tensors_of
 from tests.training.tiny_tasks import (
     FULL,
@@ -524,7 +525,7 @@ def test_main_steps_can_be_compiled_and_regularisers_are_not(
     loop, task = start(gan_config(loss="wasserstein", gradient_penalty=WganGpConfig(), compile=True))
     loop.iterate()
     assert Counter(compiled) == {"generator": 2, "discriminator": 3}
-    task.eval_model(loop.average.nets).sample([0])
+    task.eval_model(loop.average.nets, loop.progress.images_seen).sample([0])
     assert len(compiled) == 5
 
 
@@ -607,7 +608,7 @@ def test_scale_and_shift_trains_nothing_else() -> None:
 def test_the_model_for_its_users_is_the_average_with_the_discriminator() -> None:
     loop, task = start(gan_config(num_classes=3), pictures(classes=3))
     loop.iterate()
-    model = task.eval_model(loop.average.nets)
+    model = task.eval_model(loop.average.nets, loop.progress.images_seen)
     assert isinstance(model, Model)
     assert model.generator is loop.average.nets["generator"] and model.discriminator is task.discriminator
     assert model.class_names == ("class 0", "class 1", "class 2")

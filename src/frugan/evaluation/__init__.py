@@ -1,0 +1,18 @@
+"""From generated pictures and a set to scores with their protocol: what was compared, how many, by which network."""
+
+from frugan.evaluation.evaluator import Evaluator
+from frugan.evaluation.protocol import METRICS, EvaluationConfig, Neighbours, PixelProtocol, Protocol, Scores
+from frugan.evaluation.quick import PIXEL_SWD, Evaluation, quick_score
+
+__all__ = [
+    "METRICS",
+    "PIXEL_SWD",
+    "Evaluation",
+    "EvaluationConfig",
+    "Evaluator",
+    "Neighbours",
+    "PixelProtocol",
+    "Protocol",
+    "Scores",
+    "quick_score",
+]

@@ -1,0 +1,287 @@
+"""The evaluator: generated pictures against one set of reals."""
+
+import time
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from frugan.data import write
+from frugan.data.dataset import Dataset
+from frugan.data.digests import Progress
+from frugan.evaluation.looking import Features, device_of, features_of
+from frugan.evaluation.paths import PathScores, check_paths
+from frugan.evaluation.pictures import FIRST_SEED, SEED_STEP, Pictures, choice, of_dataset, of_model, shuffled
+from frugan.evaluation.pixels import PixelScores
+from frugan.evaluation.protocol import (
+    DENSITY_K,
+    MANIFOLD_K,
+    NEIGHBOURS,
+    PATHS,
+    SIMILARITY,
+    SPLITS,
+    SWD,
+    EvaluationConfig,
+    Neighbours,
+    PixelProtocol,
+    Protocol,
+    Scores,
+    check_count,
+)
+from frugan.features import FeatureExtractor, as_rgb
+from frugan.metrics.distribution import Estimate, frechet_distance_of, inception_score, kid_exact, kid_subsets
+from frugan.metrics.multiscale import SMALLEST_SIMILAR
+from frugan.metrics.neighbours import density_coverage, memorisation, nearest, precision_recall
+from frugan.model import Model
+
+_MOST_REALS = 10_000
+
+
+class Evaluator:
+    """Scores generated pictures against one set of reals with one extractor; the reals are looked at once.
+
+    Features are kept in the user's cache by content (pictures, weights, seeds), so that the same question is answered
+    at once the next time. No random state but its own is touched.
+    """
+
+    def __init__(
+        self,
+        reals: Dataset,
+        extractor: FeatureExtractor | None,
+        config: EvaluationConfig,
+        progress: Progress | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """`extractor`: None where no score needs one. `device`: of the scores without one; None: the extractor's.
+
+        Raises ValueError for fewer or smaller real pictures than are asked for or needed, or an extractor that cannot
+        do it.
+        """
+        self.reals, self.extractor, self.config = reals, extractor, config
+        self._tell: Progress = progress or (lambda done, total, text: None)
+        wanted = min(len(reals), _MOST_REALS) if config.num_real is None else config.num_real
+        if wanted > len(reals):
+            raise ValueError(f"{wanted:,} real pictures were asked for, and there are {len(reals):,}")
+        check_count(config.metrics, wanted, "real")
+        self._rows = choice(len(reals), wanted, config.seed)
+        self._taps = ("pool", "logits") if "is" in config.metrics else ("pool",)
+        self._check_pictures()
+        self._real_features: Features | None = None
+        if device is None:
+            device = "cpu" if extractor is None else device_of(extractor)
+        where = torch.device(device)
+        self._pixels = PixelScores(reals, wanted, config.pyramid, config.seed, where, self._tell)
+        self._paths = None if extractor is None else PathScores(extractor, config.seed, self._tell)
+
+    def _check_pictures(self) -> None:
+        config, extractor, side = self.config, self.extractor, self.reals.resolution
+        if config.needs_features and extractor is None:
+            raise ValueError(f"a feature network is needed for {', '.join(config.metrics)}")
+        if extractor is not None and "is" in config.metrics and "logits" not in extractor.taps:
+            raise ValueError(f"the Inception score needs class scores, which {extractor.name} does not give")
+        if SWD in config.metrics:
+            config.pyramid.sizes(side, side)
+        if SIMILARITY in config.metrics and side < SMALLEST_SIMILAR:
+            raise ValueError(f"{SIMILARITY} needs pictures of at least {SMALLEST_SIMILAR} px, got {side} px")
+
+    def score(self, fakes: Model | Dataset, *, is_lasting: bool = True) -> Scores:
+        """The scores of a model, or of pictures that are there already.
+
+        `is_lasting`: put what was found into the cache; not for a model that trains on.
+        Raises ValueError for too few pictures, a score that needs a model, or one the extractor cannot give.
+        """
+        began = time.monotonic()
+        if fakes.resolution != self.reals.resolution:
+            sizes = f"{fakes.resolution} and {self.reals.resolution} px"
+            raise ValueError(f"generated and real pictures must have the same size, got {sizes}")
+        config, count = self.config, self._count(fakes)
+        pictures = self._pictures(fakes, count, is_lasting)
+        values: dict[str, float] = {}
+        spreads: dict[str, float] = {}
+        neighbours = None
+        if self.extractor is not None and config.needs_features:
+            found, neighbours = self._by_network(self.extractor, fakes, pictures)
+            name = self.extractor.name
+            values = {f"{key}-{name}": _value(value) for key, value in found.items()}
+            spreads = {f"{key}-{name}": value.spread for key, value in found.items() if isinstance(value, Estimate)}
+        of_reals: dict[str, float] = {}
+        if isinstance(fakes, Dataset):
+            # In a random order: neighbours in a folder are often alike.
+            pictures = of_dataset(fakes, shuffled(len(fakes), count, config.seed))
+        for metric, measure in ((SIMILARITY, self._pixels.similarity), (SWD, self._pixels.sliced)):
+            if metric in config.metrics:
+                scored, reference = measure(pictures)
+                values |= scored
+                of_reals |= reference
+        return Scores(
+            values=values,
+            spreads=spreads,
+            protocol=self._protocol(fakes, pictures),
+            seconds=time.monotonic() - began,
+            of_reals=of_reals,
+            neighbours=neighbours,
+        )
+
+    def _by_network(
+        self, extractor: FeatureExtractor, fakes: Model | Dataset, pictures: Pictures
+    ) -> tuple[dict[str, Estimate | float], Neighbours | None]:
+        if self._real_features is None:
+            reals = of_dataset(self.reals, self._rows)
+            self._real_features = features_of(reals, extractor, self._taps, self._tell, "looking at real pictures")
+        text = "looking at the other pictures" if isinstance(fakes, Dataset) else "drawing and looking at pictures"
+        features = features_of(pictures, extractor, self._taps, self._tell, text)
+        found = self._distances(extractor, features, self._real_features)
+        if not isinstance(fakes, Dataset) and self._paths is not None:
+            found |= self._paths.lengths(fakes, self.config.metrics, pictures.count)
+        neighbours = self._neighbours(features, self._real_features) if "nn" in self.config.metrics else None
+        if neighbours is not None:
+            found["NN-ratio"] = neighbours.ratio
+        return found, neighbours
+
+    def _pictures(self, fakes: Model | Dataset, count: int, is_lasting: bool) -> Pictures:
+        config = self.config
+        if isinstance(fakes, Dataset):
+            return of_dataset(fakes, choice(len(fakes), count, config.seed))
+        classes = self._classes(count) if fakes.class_names else None
+        passes = config.needs_features + (SWD in config.metrics) + (SIMILARITY in config.metrics)
+        return of_model(fakes, self._seeds(count), classes, config.psi, config.noise, is_lasting, is_held=passes > 1)
+
+    def _count(self, fakes: Model | Dataset) -> int:
+        config = self.config
+        if isinstance(fakes, Dataset):
+            count = len(fakes) if config.num_fake is None else config.num_fake
+            if count > len(fakes):
+                raise ValueError(f"{count:,} generated pictures were asked for, and there are {len(fakes):,}")
+            needs_model = [name for name in config.metrics if name in PATHS]
+            if needs_model:
+                raise ValueError(f"{needs_model[0]} is measured on a model, got pictures")
+        elif config.num_fake is None:
+            raise ValueError("how many pictures a model is to draw must be said: num_fake is None")
+        else:
+            count = config.num_fake
+            check_paths(fakes, config.metrics)
+        check_count(config.metrics, count, "generated")
+        return count
+
+    def _protocol(self, fakes: Model | Dataset, pictures: Pictures) -> Protocol:
+        config, extractor = self.config, self.extractor if self.config.needs_features else None
+        is_model = not isinstance(fakes, Dataset)
+        seeds = self._seeds(pictures.count)
+        reals = self.reals.facts.path or "pictures in memory"
+        if isinstance(fakes, Dataset):
+            what = f"{fakes.facts.path or 'pictures in memory'}, fingerprint {fakes.fingerprint[:12]}"
+        else:
+            what = f"model {fakes.hash}"
+        has_paths = self._paths is not None and not set(PATHS).isdisjoint(config.metrics)
+        return Protocol(
+            extractor=extractor.name if extractor else None,
+            fingerprint=extractor.fingerprint if extractor else None,
+            resizer=extractor.resizer if extractor else None,
+            fakes=what,
+            reals=f"{reals}, fingerprint {self.reals.fingerprint[:12]}",
+            num_fake=pictures.count,
+            num_real=len(self._rows),
+            available_real=len(self.reals),
+            resolution=self.reals.resolution,
+            seed=config.seed,
+            seeds=f"{seeds.start}-{seeds.stop - 1}" if is_model else None,
+            psi=config.psi if is_model else None,
+            noise=config.noise if is_model else None,
+            ddof=config.ddof,
+            subsets=config.subsets,
+            subset_size=config.subset_size,
+            path_distance=self._paths.distance_name if has_paths and self._paths else None,
+            pixels=self._pixel_protocol(pictures),
+        )
+
+    def _pixel_protocol(self, pictures: Pictures) -> PixelProtocol | None:
+        has_sliced, has_similarity = (metric in self.config.metrics for metric in (SWD, SIMILARITY))
+        if not has_sliced and not has_similarity:
+            return None
+        count, pixels, pyramid = self._pixels.compared(pictures), self._pixels, self.config.pyramid
+        return PixelProtocol(
+            pictures=count if has_sliced else None,
+            floor_pictures=pixels.floor_pictures(pictures) if has_sliced else None,
+            descriptors=count * pyramid.patches if has_sliced else None,
+            pyramid=pyramid if has_sliced else None,
+            pairs=pixels.pairs(pictures) if has_similarity else None,
+            real_pairs=pixels.pairs() if has_similarity else None,
+        )
+
+    # -- scores of features -------------------------------------------------------------------------------------------
+
+    def _distances(self, extractor: FeatureExtractor, fake: Features, real: Features) -> dict[str, Estimate | float]:
+        found: dict[str, Estimate | float] = {}
+        config, x, y = self.config, fake["pool"], real["pool"]
+        for done, name in enumerate(config.metrics):
+            self._tell(done, len(config.metrics), "computing scores")
+            if name == "kid":
+                found["KID"] = kid_exact(x, y)
+                options = {"subsets": config.subsets, "subset_size": config.subset_size}
+                found["KID-subsets"] = kid_subsets(x, y, seed=config.seed, **options)
+            elif name == "fid":
+                short = "FID" if extractor.name == "inception_2015" else "FD"
+                found[short] = frechet_distance_of(x, y, config.ddof)
+            elif name == "pr":
+                manifolds = precision_recall(x, y, MANIFOLD_K)
+                found |= {"Precision": manifolds.precision, "Recall": manifolds.recall}
+            elif name == "dc":
+                depths = density_coverage(x, y, DENSITY_K)
+                found |= {"Density": depths.density, "Coverage": depths.coverage}
+            elif name == "is":
+                order = np.random.RandomState(config.seed).permutation(len(x))
+                found["IS"] = inception_score(fake["logits"], SPLITS, torch.from_numpy(order).long())
+        self._tell(len(config.metrics), len(config.metrics), "computing scores")
+        return found
+
+    def _neighbours(self, fake: Features, real: Features) -> Neighbours:
+        distances, indices = nearest(fake["pool"], real["pool"], NEIGHBOURS)
+        rows = torch.from_numpy(self._rows)
+        verdict = memorisation(fake["pool"], real["pool"])
+        return Neighbours(indices=rows[indices.cpu()], distances=distances.cpu(), ratio=verdict.ratio)
+
+    def sheet(self, fakes: Model | Dataset, scores: Scores, rows: int = 16) -> UInt8[Tensor, "3 H W"]:
+        """A picture with a row for each of `rows` fakes: the fake, its three nearest reals, distances below.
+
+        The upper half are the fakes that came nearest to a real one, the lower half the first ones, as they come.
+        Raises ValueError where the scores were made without "nn".
+        """
+        found = scores.neighbours
+        if found is None:
+            raise ValueError("the sheet needs the metric 'nn', which was not asked for")
+        closest = found.distances[:, 0].argsort(stable=True)[: (rows + 1) // 2].tolist()
+        others = [index for index in range(len(found.indices)) if index not in closest][: rows - len(closest)]
+        shown, captions = [], []
+        for place, index in enumerate([*closest, *others]):
+            title = "closest" if place == 0 else "any" if place == len(closest) else ""
+            near = self.reals.batch(found.indices[index].numpy())
+            shown.append((title, torch.cat([as_rgb(self._fake(fakes, index, len(found.indices))), as_rgb(near)])))
+            captions.append(["", *(f"{distance:.3g}" for distance in found.distances[index].tolist())])
+        titles = ["generated", "nearest real", "second", "third"]
+        return write.labelled_grid(shown, column_titles=titles, captions=captions)
+
+    def _fake(self, fakes: Model | Dataset, index: int, count: int) -> UInt8[Tensor, "1 C H W"]:
+        config = self.config
+        if isinstance(fakes, Dataset):
+            return fakes.batch(choice(len(fakes), count, config.seed)[index : index + 1])
+        classes = self._classes(count) if fakes.class_names else None
+        own = None if classes is None else [classes[index]]
+        return fakes.sample([self._seeds(count)[index]], classes=own, psi=config.psi, noise=config.noise).cpu()
+
+    # -- features -----------------------------------------------------------------------------------------------------
+
+    def _seeds(self, count: int) -> range:
+        first = FIRST_SEED + SEED_STEP * self.config.seed
+        return range(first, first + count)
+
+    def _classes(self, count: int) -> list[int | str] | None:
+        """Classes for the fakes as often as the real pictures have them, in a shuffled order."""
+        if self.reals.labels is None:
+            return None
+        order = np.random.RandomState(self.config.seed).permutation(len(self.reals))
+        return [int(self.reals.labels[order[index % len(order)]]) for index in range(count)]
+
+
+def _value(value: Estimate | float) -> float:
+    return value.value if isinstance(value, Estimate) else value
