@@ -100,3 +100,9 @@ def test_log_ticks_are_inside(low: float, high: float) -> None:
 )
 def test_short_numbers(value: float, text: str) -> None:
     assert short(value) == text
+
+
+def test_curves_that_touch_zero_within_a_stretch_have_no_log_axis() -> None:
+    touching = Line(name="p", points=[(0.0, 0.001, 0.0, 0.002), (1.0, 1.0, 0.9, 1.1), (2.0, 5.0, 4.0, 6.0)])
+    assert not wants_log([touching])
+    assert "<svg" in chart("p", [touching])

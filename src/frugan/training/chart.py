@@ -96,7 +96,7 @@ def _y_scale(lines: Sequence[Line], log: bool, target: float | None) -> Scale:
 def wants_log(lines: Sequence[Line]) -> bool:
     """Whether the curves are all above zero and too far apart, or fall too far, for a linear axis."""
     values = [value for line in lines for _, value, _, _ in line.points]
-    if not values or min(values) <= 0:
+    if not values or min(lowest for line in lines for _, _, lowest, _ in line.points) <= 0:
         return False
     return _percentile(values, 0.98) / _percentile(values, 0.02) > 40
 
