@@ -125,8 +125,8 @@ def memory(run: Run) -> str:
         ratio = stats["overfitting_r_v"].y[-1]
         verdict = "it knows its set by heart" if ratio > _R_V_HINT else "it does not just learn by heart"
         said.append(
-            f"On {run.data.get('held_out', 'some')} pictures kept aside the discriminator is {max(ratio, 0):.0%} of the way "
-            f"from training pictures to generated ones: {verdict}."
+            f"On {run.data.get('held_out', 'some')} pictures kept aside the discriminator is {max(ratio, 0):.0%} of "
+            f"the way from training pictures to generated ones: {verdict}."
         )
     return " ".join(said)
 
