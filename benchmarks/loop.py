@@ -6,9 +6,11 @@ The step is what any training needs: forward and backward passes, Adam, the movi
 """
 
 import argparse
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -19,21 +21,33 @@ from frugan.recipes import auto, stylegan2
 from frugan.training import feed, loop, optimise
 from frugan.training.door import Stats
 from frugan.training.ranks import Ranks
+from frugan.training.recipe import Recipe
+
+PARTS = (
+    ("real pictures", feed.Feed, "batch"),
+    ("statistics", Stats, "add"),
+    ("statistics", Stats, "reduce"),
+    ("step", optimise.Optimiser, "step"),
+    ("step", optimise.Average, "update"),
+    ("step", loop.Loop, "_backward"),
+    ("bookkeeping", loop.Loop, "iterate"),
+)
 
 
 class Clock:
     """Sums the time spent in functions, without what other timed functions inside them take."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self.spent: dict[str, float] = {}
+        self._now = now
         self._inside: list[float] = []
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            began = time.perf_counter()
+            began = self._now()
             self._inside.append(0.0)
             result = function(*args, **kwargs)
-            whole = time.perf_counter() - began
+            whole = self._now() - began
             inner = self._inside.pop()
             if self._inside:
                 self._inside[-1] += whole
@@ -41,6 +55,27 @@ class Clock:
             return result
 
         return call
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """While this is open, the parts of an iteration are timed."""
+        with contextlib.ExitStack() as stack:
+            for name, owner, function in PARTS:
+                timed = self.timed(name, getattr(owner, function))
+                stack.enter_context(mock.patch.object(owner, function, timed))
+            yield
+
+
+def a_loop(recipe: Recipe) -> loop.Loop:
+    """A training of this recipe on 124 pictures of noise."""
+    side, channels = recipe.task.generator.resolution, recipe.task.generator.channels
+    pictures = np.random.default_rng(0).integers(0, 256, (124, channels, side, side), dtype=np.uint8)
+    data = {"images": from_arrays(pictures)}
+    torch.manual_seed(0)
+    task = recipe.task.build(data, recipe.training.batch)
+    ranks = Ranks(0, 1, torch.device("cpu"))
+    feeds = {"images": feed.Feed(data["images"], 0, False, ranks.device)}
+    return loop.Loop(task, recipe.optimisers, recipe.training, feeds, ranks, auto._Silent())
 
 
 def main() -> None:
@@ -51,24 +86,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     recipe = stylegan2.small(64)
-    pictures = np.random.default_rng(0).integers(0, 256, (124, 3, 64, 64), dtype=np.uint8)
-    data = {"images": from_arrays(pictures)}
-    task = recipe.task.build(data, recipe.training.batch)
-    ranks = Ranks(0, 1, torch.device("cpu"))
-    feeds = {"images": feed.Feed(data["images"], 0, False, ranks.device)}
-    trained = loop.Loop(task, recipe.optimisers, recipe.training, feeds, ranks, auto._Silent())
-    clock = Clock()
-    feed.Feed.batch = clock.timed("real pictures", feed.Feed.batch)
-    Stats.add = clock.timed("statistics", Stats.add)
-    Stats.reduce = clock.timed("statistics", Stats.reduce)
-    optimise.Optimiser.step = clock.timed("step", optimise.Optimiser.step)
-    optimise.Average.update = clock.timed("step", optimise.Average.update)
-    loop.Loop._backward = clock.timed("step", loop.Loop._backward)
-    iterate = clock.timed("bookkeeping", trained.iterate)
-    iterate()
-    clock.spent.clear()
-    for _ in range(args.iterations):
-        iterate()
+    trained, clock = a_loop(recipe), Clock()
+    trained.iterate()
+    with clock.watching():
+        for _ in range(args.iterations):
+            trained.iterate()
     total = sum(clock.spent.values())
     for name, seconds in sorted(clock.spent.items(), key=lambda item: -item[1]):
         print(f"{name:<14} {seconds / total:7.2%}  {1000 * seconds / args.iterations:8.2f} ms an iteration")

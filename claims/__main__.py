@@ -7,10 +7,11 @@ from typing import get_args
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from claims import both_sides, fewer_pictures
+from claims import both_sides, fewer_pictures, growing, progan_parts
 from claims.harness import Size, run_claim
 
-CLAIMS = {claim.name: claim for claim in (both_sides.CLAIM, fewer_pictures.CLAIM)}
+_ALL = (both_sides.CLAIM, fewer_pictures.CLAIM, growing.CLAIM, progan_parts.CLAIM)
+CLAIMS = {claim.name: claim for claim in _ALL}
 
 
 def main() -> None:

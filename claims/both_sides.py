@@ -92,7 +92,7 @@ def _accuracy(model: Model, learned: Dataset, fakes: Tensor, *, augmented: bool)
     return right / (2 * count)
 
 
-def _conclude(rows: Sequence[Row]) -> Finding:
+def _conclude(rows: Sequence[Row], aside: Measures) -> Finding:
     kid = next(name for name in rows[0].measures if name.startswith("KID"))
     ends = {arm: at_end(rows, arm, kid) for arm in ARMS}
     both, others = mean(ends["both, differentiable"]), {arm: ends[arm] for arm in ARMS if "both" not in arm}

@@ -2,38 +2,23 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
 from claims.harness import Claim, Finding, Measures, Row, Size, Trial, at_end, best, mean
-from claims.measures import feature_name, little, samples, score, snapshots
+from claims.measures import fashion, feature_name, little, samples, score, snapshots
 from frugan.augment.ada import AdaConfig, AdaControllerConfig
 from frugan.augment.diffaugment import DiffAugmentConfig
-from frugan.data import DataConfig, Dataset, open_source, prepare
-from frugan.data.dataset import split
-from frugan.data.demo import demo_base, open_demo
+from frugan.data import Dataset
 from frugan.model import Model
 from frugan.recipes import stylegan2
 from frugan.training.recipe import tiny
 from frugan.training.run import fit
 
-FOLDER = Path("runs/sets/fashion-mnist")
 SHARES = {"all": 1.0, "1/5": 0.2, "1/10": 0.1, "100": 0.0}
 FEWEST = 100
 ALL: dict[Size, int] = {"smoke": 1000, "cpu": 6000, "full": 60_000}
 FAKES: dict[Size, int] = {"smoke": 16, "cpu": 500, "full": 10_000}
-
-
-def _sets(size: Size) -> tuple[Dataset, Dataset]:
-    """Pictures to learn from, and others of the same kind to be compared with."""
-    if size == "smoke":
-        whole = prepare(open_demo("emoji"), DataConfig(resolution=16, channels=1, labels="none"))
-        return split(whole, 0.1, demo_base)
-    if not (FOLDER / "train.zip").is_file():
-        raise FileNotFoundError(f"{FOLDER} is missing: make it by `frugan data build fashion-mnist --out {FOLDER}`")
-    config = DataConfig(resolution=32, channels=1, labels="none")
-    return prepare(open_source(FOLDER / "train.zip"), config), prepare(open_source(FOLDER / "test.zip"), config)
 
 
 def _part(whole: Dataset, share: float, size: Size) -> Dataset:
@@ -43,7 +28,7 @@ def _part(whole: Dataset, share: float, size: Size) -> Dataset:
 
 
 def _trials(size: Size) -> list[Trial]:
-    whole, _ = _sets(size)
+    whole, _ = fashion(size)
     augments: dict[str, DiffAugmentConfig | AdaConfig | None] = {
         "none": None,
         "DiffAugment": DiffAugmentConfig(),
@@ -71,12 +56,12 @@ def _ada(size: Size) -> AdaConfig:
 
 
 def _measure(model: Model, trial: Trial, size: Size) -> Measures:
-    _, reference = _sets(size)
+    _, reference = fashion(size)
     count = FAKES[size]
     return score(samples(model, count), reference, trial.data["images"], 2 * count, size)
 
 
-def _conclude(rows: Sequence[Row]) -> Finding:
+def _conclude(rows: Sequence[Row], aside: Measures) -> Finding:
     kid = next(name for name in rows[0].measures if name.startswith("KID"))
 
     def end(label: str, way: str) -> float:

@@ -1,13 +1,17 @@
-"""What every claim shares: trials that can be stopped and gone on with, measures at fixed points, a page of results."""
+"""What every claim shares: trials that can be stopped and gone on with, measures at fixed points, a page of results.
+
+Time is processor time: what else runs on the machine does not count, and neither do grids, scores and checkpoints.
+"""
 
 import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -18,20 +22,29 @@ from frugan.data import Dataset, write
 from frugan.model import Model, load
 from frugan.training.recipe import Recipe, TrainingConfig
 from frugan.training.run import Start, train
+from frugan.training.tasks.grow import GrowConfig
 
 Size = Literal["smoke", "cpu", "full"]
 Say = Callable[[str], None]
 Measures = dict[str, float]
+Over = Literal["images_seen", "seconds"]
+Sums = dict[str, tuple[float, float]]
+"""Images and processor seconds, by the stage of growing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One training of a claim: the arm of the comparison it belongs to, its seed, its recipe and its pictures."""
+    """One training of a claim: the arm of the comparison it belongs to, its seed, its recipe and its pictures.
+
+    Trials of one `pace` cost the same time per image in the same stage of growing, which is measured over all of them
+    (None: those of one arm do).
+    """
 
     arm: str
     seed: int
     recipe: Recipe
     data: Mapping[str, Dataset]
+    pace: str | None = None
 
     @property
     def name(self) -> str:
@@ -41,12 +54,13 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What was measured in one trial after so many images."""
+    """What was measured in one trial after so many images, and processor `seconds` of training."""
 
     arm: str
     seed: int
     images_seen: int
     measures: Measures
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +75,8 @@ class Finding:
 class Claim:
     """One claim. `trials` and `measure` are given the size; `protocol` says in words how the measures were made.
 
-    `measure` sees the model of a checkpoint and its trial. `shown`: how the names of the measures begin that are
-    plotted over images.
+    `measure` sees the model of a checkpoint and its trial. `aside` measures once what belongs to no training.
+    `shown`: how the names of the measures begin that are plotted. Arms are compared and plotted `over` images or time.
     """
 
     name: str
@@ -71,8 +85,10 @@ class Claim:
     shown: tuple[str, ...]
     trials: Callable[[Size], list[Trial]]
     measure: Callable[[Model, Trial, Size], Measures]
-    conclude: Callable[[Sequence[Row]], Finding]
+    conclude: Callable[[Sequence[Row], Measures], Finding]
     protocol: Callable[[Size], str]
+    aside: Callable[[Size], Measures] | None = None
+    over: Over = "images_seen"
 
 
 def run_claim(claim: Claim, size: Size, work: Path, results: Path, say: Say) -> Finding:
@@ -80,18 +96,24 @@ def run_claim(claim: Claim, size: Size, work: Path, results: Path, say: Say) -> 
 
     `work` holds the trainings, `results` gets NAME.md, its table as JSON, the plot and a sheet of samples.
     """
-    trials, rows, seconds = claim.trials(size), [], 0.0
+    trials, rows, seconds, folder = claim.trials(size), [], 0.0, work / claim.name / size
+    aside = _aside(claim, size, folder)
     for number, trial in enumerate(trials, 1):
-        run = work / claim.name / size / trial.name
+        run = folder / trial.name
         say(f"[{number}/{len(trials)}] {trial.name}: {trial.recipe.training.total_images:,} images")
-        train(run, trial.recipe, trial.data, Start(device="auto", tell=_short(say)))
+        watch = _Watch(run / "pace.json", _short(say))
+        outcome = train(run, trial.recipe, trial.data, Start(device="auto", tell=watch.tell))
+        if outcome.reason == "stopped":
+            raise SystemExit(f"{trial.name} was stopped: the same command goes on")
         measured, spent = _measured(claim, trial, run, size, say)
         rows += measured
         seconds += spent
-    finding = claim.conclude(rows)
+    paces = _paces(trials, folder)
+    rows = _timed(rows, trials, paces)
+    finding = claim.conclude(rows, aside)
     if size == "smoke":  # it shows that the claim can be run, no more
         finding = dataclasses.replace(finding, verdict="not decided")
-    _write(claim, size, trials, rows, finding, seconds, work, results)
+    _write(claim, size, trials, rows, finding, aside, paces, seconds, work, results)
     say(f"{claim.name}: {finding.verdict}. {finding.text}")
     return finding
 
@@ -105,6 +127,16 @@ def _short(say: Say) -> Callable[[dict[str, object]], None]:
             say(f"    {line['images_seen']:>9,} images, {time.monotonic() - begun:.0f} s: {what}")
 
     return tell
+
+
+def _aside(claim: Claim, size: Size, folder: Path) -> Measures:
+    kept = folder / "aside.json"
+    if not kept.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {} if claim.aside is None else claim.aside(size)
+        replace_file(kept, json.dumps(found, indent=1).encode())
+    known: Measures = json.loads(kept.read_bytes())
+    return known
 
 
 def _measured(claim: Claim, trial: Trial, run: Path, size: Size, say: Say) -> tuple[list[Row], float]:
@@ -132,13 +164,98 @@ def _is_measured(images_seen: int, config: TrainingConfig) -> bool:
     return batch < images_seen < config.total_images + batch and images_seen // every > (images_seen - batch) // every
 
 
+# ---- time -----------------------------------------------------------------------------------------------------------
+
+
+class _Watch:
+    """Adds up images and processor seconds of a training, by stage, from one line of status to the next.
+
+    Only where nothing came between the two, such as a snapshot, and the stage was the same. The sums are kept at
+    `path`: a training that is stopped goes on with them.
+    """
+
+    def __init__(self, path: Path, tell: Callable[[dict[str, Any]], None]) -> None:
+        self._path, self._tell = path, tell
+        self._sums = _read_sums(path)
+        self._last: tuple[str, int, float] | None = None
+
+    def tell(self, line: dict[str, Any]) -> None:
+        """Take a line of status, or an event, and pass it on."""
+        self._tell(line)
+        if "images_per_second" not in line:
+            self._last = None
+            return
+        stage = _stage(line["progress"].get("resolution"), line["progress"].get("alpha", 1.0))
+        now = (stage, int(line["images_seen"]), time.process_time())
+        if self._last is not None and self._last[0] == stage:
+            images, seconds = self._sums.get(stage, (0.0, 0.0))
+            self._sums[stage] = images + now[1] - self._last[1], seconds + now[2] - self._last[2]
+            replace_file(self._path, json.dumps(self._sums, indent=1).encode())
+        self._last = now
+
+
+def _read_sums(path: Path) -> Sums:
+    if not path.is_file():
+        return {}
+    return {stage: (images, seconds) for stage, (images, seconds) in json.loads(path.read_bytes()).items()}
+
+
+def _stage(resolution: int | None, alpha: float) -> str:
+    if resolution is None:
+        return "whole"
+    return f"{resolution} px" if alpha >= 1 else f"{resolution} px fading in"
+
+
+def _paces(trials: Sequence[Trial], folder: Path) -> dict[str, Sums]:
+    """What each pace's trials took together."""
+    paces: dict[str, Sums] = {}
+    for trial in trials:
+        pooled = paces.setdefault(trial.pace or trial.arm, {})
+        for stage, (images, seconds) in _read_sums(folder / trial.name / "pace.json").items():
+            before = pooled.get(stage, (0.0, 0.0))
+            pooled[stage] = before[0] + images, before[1] + seconds
+    return paces
+
+
+def _timed(rows: Iterable[Row], trials: Sequence[Trial], paces: Mapping[str, Sums]) -> list[Row]:
+    """The rows with the seconds that their trainings took until there."""
+    of_trial = {(trial.arm, trial.seed): trial for trial in trials}
+    timed = []
+    for row in rows:
+        trial = of_trial[row.arm, row.seed]
+        seconds = _seconds(trial.recipe, row.images_seen, paces[trial.pace or trial.arm])
+        timed.append(dataclasses.replace(row, seconds=seconds))
+    return timed
+
+
+def _seconds(recipe: Recipe, images_seen: int, pace: Sums) -> float:
+    """Of so many images from the beginning; a stage too short to be measured goes at the pace of the others."""
+    images, seconds = (sum(column) for column in zip(*pace.values(), strict=True)) if pace else (1.0, 0.0)
+    steps, batch = Counter[str](), recipe.training.batch
+    for seen in range(0, images_seen, batch):
+        stage = recipe.task.stage(seen) if isinstance(recipe.task, GrowConfig) else None
+        steps["whole" if stage is None else _stage(stage.resolution, stage.alpha)] += batch
+    each = {stage: seconds / images for stage, (images, seconds) in pace.items()}
+    return sum(count * each.get(stage, seconds / images) for stage, count in steps.items())
+
+
 # ---- reading rows ---------------------------------------------------------------------------------------------------
 
 
-def at_end(rows: Sequence[Row], arm: str, measure: str) -> list[float]:
-    """One value for each seed of an arm, after the most images that all trials of the claim reached."""
-    last = min(max(row.images_seen for row in rows if (row.arm, row.seed) == key) for key in _trials(rows))
-    return [row.measures[measure] for row in rows if row.arm == arm and row.images_seen == last]
+def at_end(rows: Sequence[Row], arm: str, measure: str, over: Over = "images_seen") -> list[float]:
+    """One value for each seed of an arm: the last one within what all trials of the claim reached."""
+    kept, found = within(rows, over), []
+    for key in _trials(rows):
+        if key[0] == arm:
+            own = [row for row in kept if (row.arm, row.seed) == key]
+            found += [max(own, key=lambda row: row.images_seen).measures[measure]] if own else []
+    return found
+
+
+def within(rows: Sequence[Row], over: Over) -> list[Row]:
+    """The rows up to the most images, or seconds, that all trials reached."""
+    last = min(max(getattr(row, over) for row in rows if (row.arm, row.seed) == key) for key in _trials(rows))
+    return [row for row in rows if getattr(row, over) <= last * (1 + 1e-9)]
 
 
 def best(rows: Sequence[Row], arm: str, measure: str) -> list[float]:
@@ -178,6 +295,8 @@ def _write(
     trials: Sequence[Trial],
     rows: Sequence[Row],
     finding: Finding,
+    aside: Measures,
+    paces: Mapping[str, Sums],
     seconds: float,
     work: Path,
     results: Path,
@@ -191,10 +310,10 @@ def _write(
     page = (
         f"# {claim.question}\n\n*Source*: {claim.source}\n\n"
         f"**Verdict ({size}): {finding.verdict}.** {finding.text}\n\n"
-        f"![curves]({stem}.png)\n\n{_table(claim, rows)}\n\n"
+        f"![curves]({stem}.png)\n\n{_table(claim, rows)}\n\n{_aside_table(aside)}"
         f"One row per arm, the same seeds in every row (psi 1, averaged weights, the last checkpoint):\n\n"
         f"![samples]({stem}-samples.png)\n\n"
-        f"## Protocol\n\n{claim.protocol(size)}\n\n"
+        f"## Protocol\n\n{claim.protocol(size)}\n\n{_pace_table(paces) if claim.over == 'seconds' else ''}"
         f"- {len(trials)} trainings, seeds {', '.join(map(str, seeds))}, {seconds / 60:.0f} minutes of training\n"
         f"- machine: {machine}; frugan {frugan.__version__}\n"
         f"- repeat: `python -m claims {claim.name} --size {size}`; all values: [{stem}.json]({stem}.json)\n"
@@ -204,6 +323,8 @@ def _write(
         "claim": claim.name,
         "size": size,
         "finding": dataclasses.asdict(finding),
+        "aside": aside,
+        "paces": paces,
         "rows": [dataclasses.asdict(row) for row in rows],
         "recipes": {trial.name: to_dict(trial.recipe) for trial in trials if trial.seed == seeds[0]},
         "pictures": {trial.arm: {name: len(data) for name, data in trial.data.items()} for trial in trials},
@@ -217,11 +338,29 @@ def _table(claim: Claim, rows: Sequence[Row]) -> str:
     for arm in arms(rows):
         cells = []
         for name in names:
-            values = at_end(rows, arm, name)
+            values = at_end(rows, arm, name, claim.over)
             spread = f" ± {deviation(values):.2g}" if len(values) > 1 else ""
             cells.append(f"{mean(values):.4g}{spread}")
-        lines.append(f"| {arm} | {len(at_end(rows, arm, names[0]))} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n\nAfter the same number of images; ± is the standard deviation over seeds."
+        lines.append(f"| {arm} | {len(at_end(rows, arm, names[0], claim.over))} | " + " | ".join(cells) + " |")
+    after = "number of images" if claim.over == "images_seen" else "processor time, to within a snapshot"
+    return "\n".join(lines) + f"\n\nAfter the same {after}; ± is the standard deviation over seeds."
+
+
+def _aside_table(aside: Measures) -> str:
+    if not aside:
+        return ""
+    return (
+        "| measured aside | |\n|---|---|\n"
+        + "".join(f"| {name} | {value:.4g} |\n" for name, value in aside.items())
+        + "\n"
+    )
+
+
+def _pace_table(paces: Mapping[str, Sums]) -> str:
+    lines = ["| trainings | stage | images a processor second |", "|---|---|---|"]
+    for name, pace in paces.items():
+        lines += [f"| {name} | {stage} | {images / seconds:.0f} |" for stage, (images, seconds) in pace.items()]
+    return "\n".join(lines) + "\n\n"
 
 
 def _plot(claim: Claim, rows: Sequence[Row], path: Path) -> None:
@@ -230,18 +369,18 @@ def _plot(claim: Claim, rows: Sequence[Row], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    label = "images seen" if claim.over == "images_seen" else "processor seconds of training"
     figure, axes = pyplot.subplots(1, len(claim.shown), figsize=(5.5 * len(claim.shown), 4), squeeze=False)
     for axis, start in zip(axes[0], claim.shown, strict=True):
         name = next(name for name in rows[0].measures if name.startswith(start))
         for color, arm in enumerate(arms(rows)):
-            points = sorted({row.images_seen for row in rows if row.arm == arm})
-            groups = [
-                [row.measures[name] for row in rows if row.arm == arm and row.images_seen == point] for point in points
-            ]
+            own = [row for row in rows if row.arm == arm]
+            points = sorted({getattr(row, claim.over) for row in own})
+            groups = [[row.measures[name] for row in own if getattr(row, claim.over) == point] for point in points]
             low, high = [min(group) for group in groups], [max(group) for group in groups]
             axis.plot(points, [mean(group) for group in groups], marker="o", color=f"C{color}", label=arm)
             axis.fill_between(points, low, high, color=f"C{color}", alpha=0.15)
-        axis.set(xlabel="images seen", ylabel=name)
+        axis.set(xlabel=label, ylabel=name)
         axis.grid(alpha=0.3)
     axes[0][-1].legend(fontsize=8)
     figure.tight_layout()

@@ -2,21 +2,28 @@
 
 import dataclasses
 import functools
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from claims.harness import Measures, Size
-from frugan.data import Dataset
+from frugan.data import DataConfig, Dataset, open_source, prepare
+from frugan.data.dataset import split
+from frugan.data.demo import demo_base, open_demo
+from frugan.evaluation.pictures import BATCH, Pictures
+from frugan.evaluation.pixels import PixelScores
 from frugan.features import as_rgb, open_extractor
 from frugan.metrics.distribution import kid_exact
-from frugan.metrics.multiscale import pixel_features
+from frugan.metrics.multiscale import PyramidConfig, pixel_features
 from frugan.metrics.neighbours import memorisation
 from frugan.model import Model
 from frugan.recipes import stylegan2
 from frugan.training.recipe import EmaConfig, Recipe
 
 _BATCH = 50
+FASHION = Path("runs/sets/fashion-mnist")
+PATCHES = 32
 
 
 def little(name: str, images: int, snapshot_images: int) -> Recipe:
@@ -104,3 +111,28 @@ def score(fake_images: Tensor, reference: Dataset, learned: Dataset, count: int,
 def samples(model: Model, count: int) -> Tensor:
     """The pictures that are measured: seeds 10000, 10001, ... at psi 1."""
     return model.sample(range(10_000, 10_000 + count), batch=_BATCH)
+
+
+def fashion(size: Size) -> tuple[Dataset, Dataset]:
+    """Fashion-MNIST in grey: pictures to learn from, and others of the same kind to be compared with.
+
+    At the smoke size emoji. Raises FileNotFoundError where it has not been built.
+    """
+    if size == "smoke":
+        whole = prepare(open_demo("emoji"), DataConfig(resolution=16, channels=1, labels="none"))
+        return split(whole, 0.1, demo_base)
+    if not (FASHION / "train.zip").is_file():
+        raise FileNotFoundError(f"{FASHION} is missing: make it by `frugan data build fashion-mnist --out {FASHION}`")
+    config = DataConfig(resolution=32, channels=1, labels="none")
+    return prepare(open_source(FASHION / "train.zip"), config), prepare(open_source(FASHION / "test.zip"), config)
+
+
+def pixel_scores(reference: Dataset, count: int) -> PixelScores:
+    """SWD over the pyramid and MS-SSIM against `count` reals, by `PATCHES` patches a picture and level."""
+    config = PyramidConfig(patches=PATCHES)
+    return PixelScores(reference, min(count, len(reference)), config, 0, torch.device("cpu"), lambda *_: None)
+
+
+def as_pictures(images: Tensor) -> Pictures:
+    """Pictures that are at hand, as scores take them."""
+    return Pictures(lambda: iter(images.split(BATCH)), len(images), None)

@@ -1,19 +1,23 @@
 """The claims run, at their smallest size, and go on where they stopped; how rows become numbers."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("matplotlib", reason="the claims draw their curves with matplotlib, which is not installed")
 
+from claims import growing, progan_parts, stacked
 from claims.__main__ import CLAIMS
-from claims.harness import Row, at_end, best, run_claim
+from claims.harness import Row, _seconds, _Watch, at_end, best, run_claim, within
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CLAIMS)
 def test_a_claim_writes_its_page_and_goes_on_where_it_stopped(name: str, tmp_path: Path) -> None:
+    if name == progan_parts.CLAIM.name:
+        pytest.importorskip("sklearn", reason="the stacked digits are scikit-learn's, which is not installed")
     work, results = tmp_path / "work", tmp_path / "results"
     said: list[str] = []
     finding = run_claim(CLAIMS[name], "smoke", work, results, said.append)
@@ -39,3 +43,61 @@ def test_arms_are_compared_after_the_images_that_all_have_seen() -> None:
     table = rows(("a", 0, 10, 5.0), ("a", 0, 20, 4.0), ("a", 1, 10, 7.0), ("b", 0, 10, 1.0), ("b", 0, 20, 9.0))
     assert at_end(table, "a", "x") == [5.0, 7.0] and at_end(table, "b", "x") == [1.0]
     assert best(table, "a", "x") == [4.0, 7.0] and best(table, "b", "x") == [1.0]
+
+
+def timed(*found: tuple[str, int, float, float]) -> list[Row]:
+    return [
+        Row(arm=arm, seed=seed, images_seen=int(100 * seconds), seconds=seconds, measures={"x": value})
+        for arm, seed, seconds, value in found
+    ]
+
+
+def test_arms_are_compared_up_to_the_time_that_all_trainings_reached() -> None:
+    table = timed(("a", 0, 10, 5.0), ("a", 0, 30, 4.0), ("b", 0, 5, 9.0), ("b", 0, 20, 2.0), ("b", 0, 25, 1.0))
+    assert at_end(table, "a", "x", "seconds") == [5.0] and at_end(table, "b", "x", "seconds") == [1.0]
+    assert [row.seconds for row in within(table, "seconds")] == [10, 5, 20, 25]
+
+
+def test_the_time_to_a_target_lies_between_two_measurements() -> None:
+    table = timed(("a", 0, 10, 8.0), ("a", 0, 20, 4.0), ("a", 0, 30, 6.0), ("a", 1, 10, 3.0), ("a", 2, 10, 7.0))
+    assert growing.reached(table, "a", "x", 5.0) == [17.5, 10.0, float("inf")]
+
+
+def test_time_is_that_of_each_stage_at_its_own_pace(tmp_path: Path) -> None:
+    recipe = growing.small(16)  # 2,000 images at 4 px, as many while 8 px fade in, 2,000 at 8 px and so on
+    pace = {"4 px": (100.0, 1.0), "8 px fading in": (100.0, 2.0), "8 px": (50.0, 1.0)}
+    assert _seconds(recipe, 1600, pace) == pytest.approx(16.0)
+    assert _seconds(recipe, 4000, pace) == pytest.approx(20 + 40, rel=0.01)
+    assert _seconds(recipe, 1600, {}) == 0.0
+    assert _seconds(recipe, 3200, {"16 px": (10.0, 1.0)}) == pytest.approx(320.0)  # the only pace known
+
+
+def test_a_watch_counts_between_two_lines_of_one_stage_only(tmp_path: Path) -> None:
+    def line(seen: int, resolution: int, alpha: float) -> dict[str, object]:
+        progress = {"resolution": resolution, "alpha": alpha}
+        return {"images_seen": seen, "images_per_second": 1.0, "progress": progress}
+
+    told: list[dict[str, object]] = []
+    watch = _Watch(tmp_path / "pace.json", told.append)
+    for part in (line(0, 4, 1.0), line(16, 4, 1.0), {"scores": {}, "images_seen": 16}, line(32, 4, 1.0)):
+        watch.tell(part)
+    for part in (line(48, 4, 1.0), line(64, 8, 0.5), line(96, 8, 0.75)):
+        watch.tell(part)
+    sums = json.loads((tmp_path / "pace.json").read_text())
+    assert {stage: images for stage, (images, _) in sums.items()} == {"4 px": 32, "8 px fading in": 32}
+    assert len(told) == 7 and all(seconds >= 0 for _, seconds in sums.values())
+    again = _Watch(tmp_path / "pace.json", told.append)
+    for part in (line(96, 8, 0.75), line(128, 8, 0.9)):
+        again.tell(part)
+    assert json.loads((tmp_path / "pace.json").read_text())["8 px fading in"][0] == 64
+
+
+def test_stacked_digits_are_read_back_mode_by_mode() -> None:
+    pytest.importorskip("sklearn", reason="the stacked digits are scikit-learn's, which is not installed")
+    reals = stacked.stacked(2000, 16)
+    assert reals.images.shape == (2000, 3, 16, 16) and not reals.flip
+    assert stacked.classifier(16)[1] > 0.95
+    found = stacked.recovered(reals.batch(range(2000)))
+    assert 800 < found["modes"] <= 1000 and 0 < found["KL of modes"] < 0.5
+    one = stacked.recovered(reals.batch([7] * 100))
+    assert one["modes"] == 1 and one["KL of modes"] == pytest.approx(math.log(1000))

@@ -1,5 +1,7 @@
 """Pictures from an exported model, without torch: numpy and onnxruntime (or openvino) are all it needs.
 
+A generator draws from seeds, a translator (`Runtime.translate`) makes pictures of pictures.
+
     python -m frugan.runtime model.onnx --seeds 0-15 --out grid.png
 
 The same seeds give the same pictures as the trained model. Arrays are numpy arrays throughout: `z` (N, z_dim) and `w`
@@ -49,6 +51,54 @@ class Runtime:
         open_file = _open_onnx if path.suffix == ".onnx" else _open_openvino
         self.facts, self.execution, self._run = open_file(path, threads)
         self._average: Floats | None = None
+
+    @property
+    def is_translator(self) -> bool:
+        """Whether it makes pictures of pictures, and not of seeds."""
+        return "source_channels" in self.facts
+
+    def run_source(self, source: Floats) -> Floats:
+        """Raw pictures, float32 (N, C, H, W), about [-1, 1], of what a translator reads (N, maps, H, W).
+
+        Raises ValueError for a model that draws from seeds, and for other channels or sizes than `facts` says.
+        """
+        if not self.is_translator:
+            raise ValueError("this model draws pictures from seeds, it does not translate any: use sample")
+        maps, step = self.facts["inputs"][0]["shape"][1], self.facts["multiple"]
+        fixed = self.facts["size"]
+        fits = list(source.shape[2:]) == fixed if fixed else not any(side % step for side in source.shape[2:])
+        if source.ndim != 4 or source.shape[1] != maps or not fits:
+            wanted = f"{fixed[0]} x {fixed[1]}" if fixed else f"multiples of {step}"
+            raise ValueError(f"sources must be (N, {maps}, H, W) with H and W {wanted}, got {source.shape}")
+        return self._run({"source": np.asarray(source, np.float32)})["images"]
+
+    def translate(self, pictures: Pixels, *, batch: int = 8) -> Pixels:
+        """The translation of each picture, uint8 (N, H, W, C), as `frugan.load(...).translate` makes it.
+
+        Pictures of any size are reflected up to what the network divides, and cut back. Label maps hold label numbers,
+        and 1 at edges of instances where the network was trained with those; they have the size that `facts` says.
+        Raises ValueError for other channels, labels or sizes.
+        """
+        if not self.is_translator:
+            raise ValueError("this model draws pictures from seeds, it does not translate any: use sample")
+        facts, channels = self.facts, self.facts["source_channels"]
+        if pictures.ndim != 4 or pictures.shape[3] != channels or not len(pictures):
+            raise ValueError(f"pictures must be (N, H, W, {channels}), at least one, got {pictures.shape}")
+        height, width = pictures.shape[1:3]
+        maps = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))
+        if facts["num_labels"] is None:
+            maps = _reflected(maps, facts["multiple"])
+        elif int(maps[:, 0].max()) >= facts["num_labels"]:
+            raise ValueError(f"label numbers must be below {facts['num_labels']}, got {int(maps[:, 0].max())}")
+        parts = (self._read(maps[start : start + batch]) for start in range(0, len(maps), batch))
+        return _joined(to_uint8(self.run_source(part))[:, :height, :width] for part in parts)
+
+    def _read(self, maps: Pixels) -> Floats:
+        labels = self.facts["num_labels"]
+        if labels is None:
+            return maps.astype(np.float32) / np.float32(127.5) - np.float32(1)
+        one_hot = maps[:, :1] == np.arange(labels, dtype=np.uint8)[:, None, None]
+        return np.concatenate([one_hot, maps[:, 1:] != 0], axis=1).astype(np.float32)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -103,8 +153,10 @@ class Runtime:
 
         `psi` below 1 gives tamer, more typical pictures; `cutoff` applies it to the first so many styles only. A model
         with classes and no `classes` given takes the class `seed mod number of classes`. Raises ValueError for no seeds
-        or an unknown class.
+        or an unknown class, and for a model that translates pictures.
         """
+        if self.is_translator:
+            raise ValueError("this model translates pictures, it draws none from seeds: use translate, in Python")
         return _joined(to_uint8(images) for images, _ in self._stream(list(seeds), classes, psi, cutoff, noise, batch))
 
     def w(
@@ -190,8 +242,30 @@ class Runtime:
 
 
 def drawing(path: Path | str) -> Callable[[], Pixels]:
-    """A call that opens the model at `path` and draws one picture: what a process needs for that can be measured."""
-    return lambda: Runtime(path).sample([0])
+    """A call that opens the model at `path` and makes one picture: what a process needs for that can be measured.
+
+    A translator makes one of 256 px, or of the size that it has.
+    """
+
+    def draw() -> Pixels:
+        runtime = Runtime(path)
+        if not runtime.is_translator:
+            return runtime.sample([0])
+        height, width = runtime.facts["size"] or (256, 256)
+        return runtime.translate(np.zeros((1, height, width, runtime.facts["source_channels"]), np.uint8))
+
+    return draw
+
+
+def _reflected(maps: Pixels, multiple: int) -> Pixels:
+    """Pictures (N, C, H, W), right and lower parts reflected until both sides are multiples and at least 8, as in
+    training's package; the edge itself is not repeated.
+    """
+    for axis in (2, 3):
+        length = maps.shape[axis]
+        steps = np.arange(-(-max(length, 8) // multiple) * multiple) % max(2 * length - 2, 1)
+        maps = np.take(maps, np.minimum(steps, 2 * length - 2 - steps), axis=axis)
+    return maps
 
 
 def _class_index(item: int | str, names: tuple[str, ...]) -> int:

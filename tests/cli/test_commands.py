@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frugan import cli
 from frugan.data.write import read_metadata
 
 FROZEN = Path(__file__).parent / "flags.txt"
@@ -21,25 +20,6 @@ def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", "FRUGAN_CACHE": str(cwd / "cache")}
     command = [sys.executable, "-c", "from frugan.cli import main; main()", *words]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs a command in this process, in an empty folder; gives (exit status, what was printed)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FRUGAN_CACHE", str(tmp_path / "cache"))
-
-    def calling(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["frugan", *words])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        shown = capsys.readouterr()
-        return status, shown.out + shown.err
-
-    return calling
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """`frugan evaluate` as a user types it, with a tiny feature network in the place of the real ones."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from frugan import cli, features
+from frugan import features
 from frugan.data.write import read_metadata
 from frugan.training import scores as training_scores
 from tests.tiny_extractor import TinyExtractor
@@ -22,10 +21,8 @@ TINY = (
 
 
 @pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs a command in this process, in an empty folder; gives (exit status, what was printed)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FRUGAN_CACHE", str(tmp_path / "cache"))
+def call(call, monkeypatch: pytest.MonkeyPatch):
+    """The command line, which also knows a network named tiny."""
     real = features.open_extractor
 
     def open_tiny(name: str, weights: Path | None = None, device: torch.device | str = "cpu") -> object:
@@ -33,18 +30,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
     monkeypatch.setattr(features, "open_extractor", open_tiny)
     monkeypatch.setattr(training_scores, "open_extractor", open_tiny)
-
-    def calling(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["frugan", *words])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        shown = capsys.readouterr()
-        return status, shown.out + shown.err
-
-    return calling
+    return call
 
 
 def pictures(folder: Path, count: int, seed: int = 0) -> Path:

@@ -1,5 +1,6 @@
 """Sets in memory: batches, labels, parts, splits, and the pair between stored and modelled pixels."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -170,3 +171,38 @@ def test_impossible_splits_are_refused(hold_out: float) -> None:
 def test_a_single_base_cannot_be_split() -> None:
     with pytest.raises(ValueError, match="at least two different bases"):
         split(numbered(), 0.5, groups=lambda name: "all")
+
+
+# ---- for translation -------------------------------------------------------------------------------------------------
+
+
+def test_sets_need_not_be_square() -> None:
+    wide = from_arrays(np.zeros((2, 3, 4, 8), dtype=np.uint8))
+    assert (wide.height, wide.width, wide.resolution, wide.margin) == (4, 8, 4, (0, 0))
+    assert wide.batch([1]).shape == (1, 3, 4, 8)
+
+
+def test_crops_are_centred_unless_told_otherwise() -> None:
+    rows, columns = np.mgrid[:7, :9].astype(np.uint8)
+    store = np.stack([rows, columns, rows])[None].repeat(3, 0)
+    cut = replace(from_arrays(store), crop=4)
+    assert (cut.height, cut.width, cut.resolution, cut.margin) == (4, 4, 4, (3, 5))
+    assert cut.images.shape == (3, 3, 4, 4) and cut.images[0, :2, 0, 0].tolist() == [1, 2]
+    assert np.array_equal(cut.batch([0, 2]).numpy(), cut.images[[0, 2]])
+    assert np.array_equal(cut.take([1]).images, cut.images[1:2])
+    told = cut.batch([0, 1], np.array([False, True]), np.array([[0, 5], [3, 0]]))
+    assert told[:, :2, 0, 0].tolist() == [[0, 5], [3, 3]]  # the second is mirrored
+
+
+def test_label_maps_have_names() -> None:
+    maps = from_arrays(np.zeros((2, 1, 4, 4), dtype=np.uint8))
+    named = replace(maps, kind="labels", map_names=("a", "b"))
+    assert named.take([1]).map_names == ("a", "b") and named.batch([0]).dtype == torch.uint8
+    with pytest.raises(ValueError, match="map_names are those of label maps"):
+        replace(maps, kind="labels")
+    with pytest.raises(ValueError, match="map_names are those of label maps"):
+        replace(maps, map_names=("a",))
+    with pytest.raises(ValueError, match=r"map_colours must be one a name \(2\), got 1"):
+        replace(named, map_colours=((0, 0, 0),))
+    with pytest.raises(ValueError, match="crop must be 1 to 4"):
+        replace(maps, crop=5)

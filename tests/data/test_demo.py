@@ -1,5 +1,6 @@
 """The bundled emoji: counts, terms, labels, mirroring, and splits that keep variants together."""
 
+import dataclasses
 import io
 import zipfile
 from collections import Counter
@@ -89,6 +90,13 @@ def test_small_sets_have_no_labels() -> None:
     for name in ("faces", "animals"):
         with open_demo(name) as source:
             assert source.labels is None and source.class_names == ()
+
+
+def test_labels_can_be_left_out() -> None:
+    config = DataConfig(resolution=16, limit=20)
+    assert prepare(open_demo("emoji"), config).num_classes > 1
+    dataset = prepare(open_demo("emoji"), dataclasses.replace(config, labels="none"))
+    assert dataset.labels is None and dataset.class_names == ()
 
 
 def test_a_picture_comes_out_at_the_size_asked() -> None:

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,17 @@ def png_header_only(width: int, height: int) -> bytes:
     [
         ({"resolution": 3}, "resolution must be 4 to 8192, got 3"),
         ({"channels": 2}, "channels must be one of 1, 3, 4, got 2"),
-        ({"fit": "squash"}, "fit must be one of 'crop', 'pad', 'letterbox', got 'squash'"),
+        ({"fit": "squash"}, "fit must be one of 'crop', 'pad', 'letterbox', 'stretch', got 'squash'"),
         ({"background": "blurple"}, "background must be a colour name"),
         ({"limit": 0}, "limit must be at least 1"),
+        ({"role": "left"}, "role must be one of 'images', 'source', 'target', got 'left'"),
+        ({"pairing": "both"}, "pairing must be one of 'paired', 'unpaired', got 'both'"),
+        ({"kind": "ids"}, "kind must be one of 'picture', 'labels', got 'ids'"),
+        ({"edges": True}, "kind must be 'labels', got 'picture'"),
+        ({"kind": "labels", "fit": "pad"}, "fit must be 'crop' or 'stretch' for label maps"),
+        ({"kind": "labels", "pairing": "unpaired"}, "pairing must be 'paired' for label maps"),
+        ({"crop": 65}, "crop must be None or 4 to 16"),
+        ({"crop": 12, "fit": "stretch", "aspect": 0.5}, "crop must be None or 4 to 8"),
         ({"aspect": 0.0}, "aspect"),
         ({"seed": -1}, "seed must be 0"),
         ({"flip": "yes"}, "flip must be one of 'auto', 'on', 'off'"),
@@ -351,3 +360,41 @@ def test_fit_counts_as_pixels_of_their_own(picture: Any) -> None:
     image = picture(0, 16, 16)
     pixels = fit_picture(Decoded(image, image.size, (0, 0, 16, 16)), DataConfig(resolution=16)).pixels
     assert pixels.flags["C_CONTIGUOUS"]
+
+
+# ---- for translation -------------------------------------------------------------------------------------------------
+
+
+def test_sizes_of_stretched_pictures_and_crops() -> None:
+    wide = DataConfig(resolution=16, fit="stretch", aspect=2.0)
+    assert (wide.size, wide.inner_size, wide.fed_resolution, wide.stored_channels) == ((32, 16), (32, 16), 16, 3)
+    assert (DataConfig(resolution=16).size, DataConfig(resolution=16, fit="letterbox").size) == ((16, 16), (16, 16))
+    maps = DataConfig(resolution=16, kind="labels")
+    assert (maps.stored_channels, replace(maps, edges=True).stored_channels) == (1, 2)
+
+
+def test_another_size_keeps_the_margin_of_the_crops() -> None:
+    config = DataConfig(resolution=286, crop=256)
+    small = config.sized(64)
+    assert (small.resolution, small.crop, small.fed_resolution) == (72, 64, 64)
+    assert config.sized(256) == config and DataConfig(resolution=32).sized(64).resolution == 64
+
+
+def test_stretched_pictures_lose_nothing(picture: Any) -> None:
+    image = picture(3, 60, 20)
+    pixels = prepared(encode(image, "PNG"), fit="stretch", aspect=1.5)
+    expected = np.asarray(image.resize((24, 16), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+    assert pixels.shape == (3, 16, 24) and np.array_equal(pixels, expected)
+
+
+def test_halves_never_mix(picture: Any) -> None:
+    """However large the JPEG: nothing of the one picture may come into the other."""
+    both = Image.new("RGB", (1024, 512), "red")
+    both.paste("blue", (512, 0, 1024, 512))
+    data = encode(both, "JPEG", quality=95)
+    for half, channel in (("left", 0), ("right", 2)):
+        pixels = prepare_picture(data, DataConfig(resolution=16), half).pixels  # type: ignore[arg-type]
+        assert pixels[channel].min() > 250 and np.delete(pixels, channel, 0).max() < 5
+    whole = encode(both.transpose(Image.Transpose.ROTATE_90), "PNG")
+    with pytest.raises(PictureError, match="512 x 1024 is not exactly twice as wide as high"):
+        prepare_picture(whole, DataConfig(resolution=16), "left")

@@ -93,3 +93,23 @@ def test_bad_samplers_are_refused(num_images: int, seed: int) -> None:
 def test_far_positions_and_large_sets_are_cheap() -> None:
     indices, _ = Sampler(1_000_000, 1).indices(10**12 + 999_990, 20)
     assert len(set(indices.tolist())) >= 19
+
+
+# ---- crops -----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=40, deadline=None)
+@given(num_images=st.integers(1, 20), start=st.integers(0, 60), first=st.integers(1, 30), second=st.integers(1, 30))
+def test_corners_follow_from_the_position(num_images: int, start: int, first: int, second: int) -> None:
+    sampler, margin = Sampler(num_images, 7), (30, 4)
+    whole = sampler.corners(start, first + second, margin)
+    parts = [sampler.corners(start, first, margin), sampler.corners(start + first, second, margin)]
+    assert (np.concatenate(parts) == whole).all() and whole.shape == (first + second, 2)
+    assert (whole >= 0).all() and (whole <= margin).all()
+
+
+def test_corners_are_even_and_change_with_the_epoch() -> None:
+    corners = Sampler(3000, 1).corners(0, 3000, (4, 0))
+    counts = np.bincount(corners[:, 0], minlength=5)
+    assert len(counts) == 5 and counts.min() > 500 and not corners[:, 1].any()  # 600 expected, 22 the deviation
+    assert (Sampler(3000, 1).corners(3000, 3000, (4, 0)) != corners).any()

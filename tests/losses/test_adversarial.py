@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from frugan.losses.adversarial import AdversarialKind, discriminator_loss, generator_loss, needs_real_logits
+from frugan.losses.adversarial import (
+    AdversarialKind,
+    discriminator_loss,
+    generator_loss,
+    needs_real_logits,
+    patch_discriminator_loss,
+    patch_generator_loss,
+    patch_mean,
+)
 
 KINDS: tuple[AdversarialKind, ...] = ("logistic", "hinge", "least_squares", "wasserstein", "relativistic")
 # Behind the annotations, which the tests check and an installed package does not.
@@ -110,3 +118,23 @@ def test_unknown_kinds_are_refused() -> None:
     for call in (plain_discriminator_loss, plain_generator_loss):
         with pytest.raises(ValueError, match="'logistics'; did you mean 'logistic'"):
             call("logistics", torch.zeros(2), torch.zeros(2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_patches_are_averaged_picture_by_picture(kind: AdversarialKind) -> None:
+    real, fake = (one.reshape(2, 1, 3, 4) for one in logits(24))
+    losses = patch_discriminator_loss(kind, real, fake)
+    expected = [discriminator_loss(kind, a.flatten(), b.flatten()).mean() for a, b in zip(real, fake, strict=True)]
+    torch.testing.assert_close(losses, torch.stack(expected))
+    losses = patch_generator_loss(kind, fake, real)
+    expected = [generator_loss(kind, b.flatten(), a.flatten()).mean() for a, b in zip(real, fake, strict=True)]
+    torch.testing.assert_close(losses, torch.stack(expected))
+
+
+def test_patches_in_half_precision_and_refusals() -> None:
+    fake = torch.full((2, 1, 3, 3), 300.0, dtype=torch.float16)
+    assert patch_generator_loss("least_squares", fake).dtype == torch.float32
+    assert bool(patch_generator_loss("least_squares", fake).isfinite().all())
+    assert torch.equal(patch_mean(fake), torch.full((2,), 300.0))
+    with pytest.raises(ValueError, match="needs real_logits"):
+        patch_generator_loss("relativistic", fake)

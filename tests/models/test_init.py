@@ -3,13 +3,19 @@ import torch
 
 from frugan import models
 from frugan.config import from_dict, to_dict
-from frugan.models import progan, stylegan2
+from frugan.models import patchgan, progan, stylegan2, translator
 
 CONFIGS = [
     stylegan2.StyleGAN2Config(resolution=8, channel_max=4, widths=(4, 3, 2, 4), conv_clamp=256.0),
     stylegan2.StyleGAN2DiscriminatorConfig(resolution=8, channel_max=4, stddev_group=None),
     progan.ProGANConfig(resolution=8, widths=(4, 3), norm="batch", label_order="before", num_classes=2),
     progan.ProGANDiscriminatorConfig(resolution=8, channel_max=4, norm="layer", discrimination_kernels=3, stddev_at=8),
+    translator.ResnetConfig(
+        num_blocks=2, separable=True, widths=(1, 2, 3, 4, 5, 6, 7), norm="batch", clamp_input=False
+    ),
+    translator.UNetConfig(width=2, num_downs=3, norm=None, dropout=0.25, source_channels=1),
+    patchgan.PatchConfig(kind="pixel", widths=(3, 2), norm="batch", channels=6),
+    patchgan.PyramidConfig(width=2, num_layers=2, num_scales=2),
 ]
 
 

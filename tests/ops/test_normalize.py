@@ -50,3 +50,47 @@ def test_stddev_of_equal_samples_has_finite_derivatives():
     (grad,) = torch.autograd.grad(normalize.minibatch_stddev(x, 4).sum(), x, create_graph=True)
     grad.square().sum().backward()
     assert torch.isfinite(x.grad).all()
+
+
+def statistics(channels):
+    return draw(channels, seed=7), draw(channels, seed=8).square() + 0.5
+
+
+def test_batch_norm_by_the_running_statistics():
+    x, (mean, variance) = draw(3, 4, 5, 2), statistics(4)
+    kept = mean.clone(), variance.clone()
+    got = normalize.batch_norm(x, mean, variance, None)
+    shape = (1, 4, 1, 1)
+    torch.testing.assert_close(got, (x - mean.reshape(shape)) / (variance + 1e-5).sqrt().reshape(shape))
+    assert torch.equal(mean, kept[0]) and torch.equal(variance, kept[1])
+
+
+@pytest.mark.parametrize("gather", [None, lambda row: row], ids=["alone", "gathered"])
+def test_batch_norm_by_the_batch(gather):
+    x, (mean, variance) = draw(3, 4, 5, 2).float() * 3 + 1, [one.float() for one in statistics(4)]
+    expected = torch.nn.BatchNorm2d(4, affine=False, momentum=0.3)
+    expected.load_state_dict({"running_mean": mean, "running_var": variance, "num_batches_tracked": torch.tensor(0)})
+    got = normalize.batch_norm(x, mean, variance, normalize.Pooling(gather=gather, momentum=0.3))
+    torch.testing.assert_close(got, expected(x))
+    torch.testing.assert_close(mean, expected.running_mean)
+    torch.testing.assert_close(variance, expected.running_var)
+
+
+def test_batch_norm_over_processes_is_that_of_the_whole_batch():
+    """Parts of unequal size; the gradient, too, is that of the whole."""
+    x = (draw(5, 4, 3, 2).float() * 3 + 100).requires_grad_()
+    whole = normalize.batch_norm(x, *[one.float() for one in statistics(4)], normalize.Pooling())
+    weights = draw(5, 4, 3, 2, seed=3).float()
+    (expected,) = torch.autograd.grad((whole * weights).sum(), x)
+
+    parts, rows = (x[:2], x[2:]), []
+    kept = [[one.float() for one in statistics(4)] for _ in parts]
+    for part, (mean, variance) in zip(parts, kept, strict=True):
+        pooling = normalize.Pooling(gather=lambda row: rows.append(row) or row)
+        normalize.batch_norm(part, mean.clone(), variance.clone(), pooling)
+    both = normalize.Pooling(gather=lambda row: torch.cat(rows))
+    halves = [normalize.batch_norm(part, *own, both) for part, own in zip(parts, kept, strict=True)]
+    torch.testing.assert_close(torch.cat(halves), whole, atol=2e-5, rtol=1e-4)
+    (grad,) = torch.autograd.grad((torch.cat(halves) * weights).sum(), x)
+    torch.testing.assert_close(grad, expected, atol=2e-5, rtol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(*kept, strict=True))

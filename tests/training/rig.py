@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from frugan import checkpoint
-from frugan.training.feed import Feed
+from frugan.training.feed import open_feeds
 from frugan.training.loop import Loop, Verdict
 from frugan.training.ranks import Ranks, close_ranks, open_ranks
 from tests.training.tiny_tasks import Job, make
@@ -69,7 +69,7 @@ def make_loop(job: Job, keeper: Keeper | None = None, ranks: Ranks = ALONE) -> L
     """A loop at its beginning."""
     keeper = keeper or Keeper()
     seed = job.training.seed
-    feeds = {name: Feed(data, seed, data.flip, ranks.device) for name, data in job.data.items()}
+    feeds = open_feeds(job.data, seed, ranks.device)
     keeper.loop = Loop(job.task, job.optimisers, job.training, feeds, ranks, keeper)
     return keeper.loop
 

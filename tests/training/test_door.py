@@ -63,7 +63,10 @@ def test_two_processes_agree_with_one(kind: str, together: Path) -> None:
 
 # The groups of the minibatch standard deviation need so many pictures at once; the generator's path-length mean is that
 # of a micro-batch (see below).
-SPLITS = {"gan-relativistic": 4, "gan-wgan": 4, "grow": 2, "progan": 4, "cycle": 1, "supernet": 4, "translate": 1}
+SPLITS = {
+    **{"gan-relativistic": 4, "gan-wgan": 4, "grow": 2, "progan": 4, "cycle": 1, "supernet": 4, "translate": 1},
+    **{"pix2pix": 1, "pix2pix-unet-ada": 2, "cyclegan": 2},
+}
 
 
 @pytest.mark.usefixtures("unchecked")

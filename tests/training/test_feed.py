@@ -1,13 +1,16 @@
 """Real pictures for the loop: windows of an endless order, shared out and split, and nothing read in vain."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frugan.data import Dataset
+from frugan.data import Dataset, from_arrays, to_uint8
 from frugan.training.door import Share
-from frugan.training.feed import Feed, LazyBatches
+from frugan.training.feed import Feed, LazyBatches, open_feeds
 from tests.training.tiny_tasks import pictures
 
 CPU = torch.device("cpu")
@@ -68,3 +71,61 @@ def test_a_stream_that_nobody_asks_for_is_not_read(monkeypatch: pytest.MonkeyPat
     assert len(reads) == 1
     with pytest.raises(KeyError):
         batches["nothing"]
+
+
+# ---- several streams -------------------------------------------------------------------------------------------------
+
+
+def picture_of_places(count: int = 6, side: int = 9, names: str = "") -> Dataset:
+    """Pictures of which every pixel tells its picture, row and column."""
+    number, row, column = np.meshgrid(np.arange(count), np.arange(side), np.arange(side), indexing="ij")
+    images = np.stack([number, row, column], axis=1).astype(np.uint8)
+    return from_arrays(images, names=[f"{names}{index}" for index in range(count)])
+
+
+def raw(images: torch.Tensor) -> torch.Tensor:
+    return images if images.dtype == torch.uint8 else to_uint8(images)
+
+
+def test_streams_of_equal_names_share_order_flips_and_crops() -> None:
+    source = dataclasses.replace(picture_of_places(), kind="labels", map_names=tuple("abcdefghi"), crop=5, flip=True)
+    data = {"source": source, "target": dataclasses.replace(picture_of_places(), crop=5)}
+    feeds = open_feeds(data, 0, CPU)
+    seen = set()
+    for window in range(20):
+        one, other = (feeds[name].batch(6, Share(6), window).images for name in ("source", "target"))
+        assert one.dtype == torch.uint8 and other.dtype == torch.float32 and one.shape == (6, 3, 5, 5)
+        assert torch.equal(one, raw(other))
+        seen |= {(int(place[1, 0, 0]), min(place[2, 0, 0].item(), place[2, 0, 4].item())) for place in one}
+    assert seen == {(top, left) for top in range(5) for left in range(5)}  # every crop comes up
+
+
+def test_crops_follow_from_the_position_and_are_shared_out() -> None:
+    data = {"source": dataclasses.replace(picture_of_places(), crop=5)}
+    whole = open_feeds(data, 3, CPU)["source"].batch(8, Share(8), 2).images
+    parts = [open_feeds(data, 3, CPU)["source"].batch(8, Share(8, offset, 2), 2).images for offset in range(2)]
+    assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), whole)
+    later = Feed(data["source"], 3, True, CPU)
+    assert not torch.equal(later.batch(6, Share(6), 0).images, later.batch(6, Share(6), 1).images)
+
+
+def test_streams_of_other_names_go_their_own_ways() -> None:
+    data = {"source": picture_of_places(12, names="A"), "target": picture_of_places(12, names="B")}
+    feeds = open_feeds(data, 0, CPU)
+    orders = [feeds[name].batch(12, Share(12)).indices.tolist() for name in data]
+    assert orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+    alone = open_feeds({"target": data["target"]}, 0, CPU)["target"].batch(12, Share(12)).indices.tolist()
+    assert alone == orders[1]  # whatever else there is
+
+
+def test_pictures_alone_keep_the_order_of_the_seed() -> None:
+    data = pictures(10, 4)
+    feed = open_feeds({"images": data}, 5, CPU)["images"]
+    assert torch.equal(feed.batch(20, Share(20)).images, Feed(data, 5, data.flip, CPU).batch(20, Share(20)).images)
+
+
+def test_a_pair_is_mirrored_only_where_both_may_be() -> None:
+    data = {"source": picture_of_places(), "target": dataclasses.replace(picture_of_places(), flip=False)}
+    for feed in open_feeds(data, 0, CPU).values():
+        columns = raw(feed.batch(12, Share(12)).images)[:, 2, 0]
+        assert (columns[:, 0] == 0).all()

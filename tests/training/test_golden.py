@@ -7,27 +7,26 @@ of the size of the learning rate whatever the gradient, magnify that: measured u
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from frugan.data.dataset import from_arrays
 from frugan.recipes import RECIPES
 from frugan.recipes.auto import _Silent
-from frugan.training.feed import Feed
+from frugan.training.feed import open_feeds
 from frugan.training.loop import Loop
 from frugan.training.ranks import Ranks
 from frugan.training.recipe import tiny
 from frugan.training.run import fit
+from tests.training.tiny_tasks import noise_for
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ITERATIONS = 5
 
 
 def losses(name: str) -> list[dict[str, float]]:
-    noise = np.random.Generator(np.random.Philox(7)).integers(0, 256, (10, 3, 16, 16), dtype=np.uint8)
-    data = {"images": from_arrays(noise)}
-    recipe = fit(tiny(RECIPES[name]()), data)
+    small = tiny(RECIPES[name]())
+    data = noise_for(small)
+    recipe = fit(small, data)
     torch.manual_seed(0)
     task = recipe.task.build(data, recipe.training.batch)
     ranks = Ranks(0, 1, torch.device("cpu"))
@@ -35,7 +34,7 @@ def losses(name: str) -> list[dict[str, float]]:
         task,
         recipe.optimisers,
         recipe.training,
-        {"images": Feed(data["images"], 0, True, ranks.device)},
+        open_feeds(data, 0, ranks.device),
         ranks,
         _Silent(),
     )

@@ -15,14 +15,22 @@ from frugan.augment.diffaugment import DiffAugmentConfig
 from frugan.data import Dataset, from_arrays
 from frugan.losses import adversarial
 from frugan.model import Model
+from frugan.models.multiscale import MultiScaleConfig
+from frugan.models.patchgan import PatchConfig
 from frugan.models.progan import ProGANConfig, ProGANDiscriminatorConfig
+from frugan.models.spade import SpadeConfig
 from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
 from frugan.models.subnet import Subnet
+from frugan.models.translator import ResnetConfig, UNetConfig
+from frugan.ops.elastic import InstanceNorm
 from frugan.training.door import Batch, Draw, Phase, Plan, Shared, Step, Task
-from frugan.training.recipe import AdamConfig, EmaConfig, TrainingConfig
+from frugan.training.recipe import AdamConfig, EmaConfig, Recipe, TrainingConfig
 from frugan.training.tasks.adversary import LeCamConfig, R1Config, WganGpConfig
+from frugan.training.tasks.cycle import CycleConfig
 from frugan.training.tasks.gan import GanConfig, PathLengthConfig
 from frugan.training.tasks.grow import GrowConfig, GrowthConfig
+from frugan.training.tasks.semantic import SemanticConfig
+from frugan.training.tasks.translate import PairedConfig
 
 
 def pictures(count: int = 12, resolution: int = 8, channels: int = 3, classes: int = 0, seed: int = 0) -> Dataset:
@@ -31,6 +39,33 @@ def pictures(count: int = 12, resolution: int = 8, channels: int = 3, classes: i
     images = np.random.Generator(np.random.Philox(seed)).integers(0, 256, shape, dtype=np.uint8)
     labels = [index % classes for index in range(count)] if classes else None
     return from_arrays(images, labels, [f"class {index}" for index in range(classes)] or None)
+
+
+def label_maps(count: int = 10, height: int = 32, width: int = 64, labels: int = 3, crop: int | None = None) -> Dataset:
+    """A set of random label maps in blocks of 8 pixels, with edges."""
+    random = np.random.Generator(np.random.Philox(5))
+    maps = random.integers(0, labels, (count, 1, height // 8, width // 8), dtype=np.uint8)
+    maps = maps.repeat(8, axis=2).repeat(8, axis=3)
+    edges = np.zeros_like(maps)
+    edges[:, :, 1:] = maps[:, :, 1:] != maps[:, :, :-1]
+    names = tuple(f"label {index}" for index in range(labels))
+    arrays = from_arrays(np.concatenate([maps, edges], axis=1))
+    return dataclasses.replace(arrays, kind="labels", map_names=names, crop=crop)
+
+
+def noise_for(recipe: Recipe, count: int = 10) -> dict[str, Dataset]:
+    """Noise for every stream of a recipe, at its size; unpaired ones have one picture more each."""
+    data = {}
+    for index, (name, config) in enumerate(recipe.data.items()):
+        width, height = config.size
+        if config.kind == "labels":
+            data[name] = label_maps(count, height, width, crop=config.crop)
+            continue
+        number = count + index if config.pairing == "unpaired" else count
+        shape = (number, config.channels, height, width)
+        noise = np.random.Generator(np.random.Philox(7 + index)).integers(0, 256, shape, dtype=np.uint8)
+        data[name] = dataclasses.replace(from_arrays(noise), crop=config.crop)
+    return data
 
 
 def generator_config(resolution: int = 8, **changes: Any) -> StyleGAN2Config:
@@ -69,6 +104,36 @@ def grow_config(resolution: int = 16, channels: int = 3, num_classes: int = 0, *
         "lr_scales": {"8": 0.5},
     }
     return GrowConfig(**(base | changes))
+
+
+def paired_config(**changes: Any) -> PairedConfig:
+    """pix2pix with networks of a few thousand weights, for 16 px."""
+    base: dict[str, Any] = {
+        "generator": ResnetConfig(width=4, num_blocks=2),
+        "discriminator": PatchConfig(channels=6, width=4, num_layers=1),
+        "reconstruction": 2.0,
+    }
+    return PairedConfig(**(base | changes))
+
+
+def cycle_config(**changes: Any) -> CycleConfig:
+    """CycleGAN with networks of a few thousand weights, for 16 px, and a pool of six pictures."""
+    base: dict[str, Any] = {
+        "generator": ResnetConfig(width=4, num_blocks=0),
+        "discriminator": PatchConfig(channels=3, width=4, num_layers=1),
+        "cycle": 1.0,
+        "pool_size": 6,
+    }
+    return CycleConfig(**(base | changes))
+
+
+def semantic_config(**changes: Any) -> SemanticConfig:
+    """GauGAN with small networks, for 32x64 px, three labels and edges."""
+    base: dict[str, Any] = {
+        "generator": SpadeConfig(width=2, num_labels=3, resolution=32, aspect=2.0),
+        "discriminator": MultiScaleConfig(channels=7, width=4),
+    }
+    return SemanticConfig(**(base | changes))
 
 
 FULL = {
@@ -477,6 +542,51 @@ def _progan(classes: int = 0, **changes: Any) -> Callable[..., Job]:
     return build
 
 
+def _without_idle_biases(task: Task) -> Task:
+    """In front of instance normalisation a bias changes nothing: its gradient is rounding, which nothing repeats."""
+    for net in task.nets.values():
+        for module in net.modules():
+            if isinstance(getattr(module, "norm", None), InstanceNorm):
+                for name, parameter in module.named_parameters():
+                    parameter.requires_grad_(not name.endswith("bias"))
+    return task
+
+
+def _translator(config: PairedConfig | CycleConfig, sizes: tuple[int, int] = (10, 10)) -> Callable[..., Job]:
+    """Two streams of noise at 16 px; the pictures of a pair have the same name."""
+
+    def build(**training: Any) -> Job:
+        data = {
+            name: pictures(size, 16, seed=10 + index)
+            for index, (name, size) in enumerate(zip(("source", "target"), sizes, strict=True))
+        }
+        setting = training_config(**({"batch": 4} | training))
+        task = _without_idle_biases(config.build(data, setting.batch))
+        gentle = dataclasses.replace(GENTLE, lr=0.01)
+        return Job(task, data, {"generator": gentle, "discriminator": gentle}, setting)
+
+    return build
+
+
+def _semantic(config: SemanticConfig) -> Callable[..., Job]:
+    """Label maps and noise at 32x64 px."""
+
+    def build(**training: Any) -> Job:
+        shape = (10, 3, 32, 64)
+        noise = np.random.Generator(np.random.Philox(1)).integers(0, 256, shape, dtype=np.uint8)
+        data = {"source": label_maps(), "target": from_arrays(noise)}
+        setting = training_config(**({"batch": 4} | training))
+        task = config.build(data, setting.batch)
+        for name, parameter in task.generator.named_parameters():  # in front of batch normalisation
+            parameter.requires_grad_(
+                name != "start.bias" and not name.endswith(("conv0.bias", "conv1.bias", "norm_skip.beta.bias"))
+            )
+        gentle = dataclasses.replace(GENTLE, lr=2.0, eps=100.0)  # flat maps are normalised: gradients are large
+        return Job(task, data, {"generator": gentle, "discriminator": gentle}, setting)
+
+    return build
+
+
 JOBS: dict[str, Callable[..., Job]] = {
     "gan": _gan(**FULL),
     "gan-ada": _gan(**(FULL | {"augment": QUICK_ADA})),
@@ -493,9 +603,15 @@ JOBS: dict[str, Callable[..., Job]] = {
     "cycle": lambda **training: _job(Cycle(), ("source", "target"), **training),
     "supernet": lambda **training: _job(Supernet(), ("images",), **training),
     "translate": lambda **training: _job(Translate(), ("source", "target"), **training),
+    "pix2pix": _translator(paired_config(augment=DiffAugmentConfig())),
+    "pix2pix-unet-ada": _translator(
+        paired_config(generator=UNetConfig(width=4, num_downs=4, norm="instance"), loss="logistic", augment=QUICK_ADA)
+    ),
+    "cyclegan": _translator(cycle_config(), (10, 11)),
+    "gaugan": _semantic(semantic_config(augment=DiffAugmentConfig())),
     "fragile": lambda **training: _job(Fragile(), ("images",), **training),
 }
-KINDS = tuple(kind for kind in JOBS if kind != "fragile")
+KINDS = tuple(kind for kind in JOBS if kind not in ("fragile", "gaugan"))
 
 
 def make(kind: str, **training: Any) -> Job:

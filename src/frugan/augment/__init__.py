@@ -1,6 +1,6 @@
 """The augment room: random, differentiable changes of the images that a discriminator sees, fixed or adaptive."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from jaxtyping import Float
 from torch import Tensor
@@ -28,6 +28,46 @@ def augment(
             return diffaugment.diffaugment(images, config, diffaugment.draw(config, uniform, *images.shape[2:]))
         case AdaConfig():
             return ada.apply(images, config, p, ada.draw(config, uniform, normal, *images.shape[1:]))
+
+
+def jointly(
+    images: Sequence[Float[Tensor, "N _ H W"]],
+    config: AugmentConfig,
+    p: float,
+    uniform: Callable[..., Tensor],
+    normal: Callable[..., Tensor],
+    *,
+    are_pictures: Sequence[bool],
+) -> list[Float[Tensor, "N _ H W"]]:
+    """Several images of one scene changed alike, at the same new draws: a source and its target stay aligned.
+
+    Geometry moves all of them; colours, filters and noise change pictures only, each with the same numbers, and leave
+    alone what is not a picture (maps of labels and edges, where 0 moves in). Otherwise as `augment`.
+    Raises ValueError for images of different heights and widths, and where none is a picture.
+    """
+    if not any(are_pictures):
+        raise ValueError("one of the images must be a picture")
+    sizes = {image.shape[2:] for image in images}
+    if len(sizes) > 1:
+        shown = " and ".join(f"{height}x{width}" for height, width in sorted(sizes))
+        raise ValueError(f"images that are augmented together must have one size, got {shown}")
+    height, width = images[0].shape[2:]
+    match config:
+        case DiffAugmentConfig():
+            kinds = {True: config, False: diffaugment.geometry(config)}
+            draws = diffaugment.draw(config, uniform, height, width)
+            return [
+                diffaugment.diffaugment(image, kinds[is_picture], draws)
+                for image, is_picture in zip(images, are_pictures, strict=True)
+            ]
+        case AdaConfig():
+            changes = {True: config, False: ada.geometry(config)}
+            channels = max(image.shape[1] for image, is_picture in zip(images, are_pictures, strict=True) if is_picture)
+            draws = ada.draw(config, uniform, normal, channels, height, width)
+            return [
+                ada.apply(image, changes[is_picture], p, ada.for_channels(draws, image.shape[1]))
+                for image, is_picture in zip(images, are_pictures, strict=True)
+            ]
 
 
 def shown(

@@ -130,6 +130,12 @@ def _only(config: AdaConfig, names: tuple[str, ...]) -> AdaConfig:
     return from_dict(AdaConfig, to_dict(config) | chances)
 
 
+def geometry(config: AdaConfig) -> AdaConfig:
+    """The same settings for maps of labels, which have no colours: only what moves or cuts out."""
+    names = (*_GROUPS["blit"], *_GROUPS["geom"], *_GROUPS["cutout"])
+    return _only(config, tuple(name for name in names if name in config.operations))
+
+
 # -- control --------------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +216,11 @@ def draw(
     if "noise" in names:
         draws["noise_field"] = normal(channels, height, width)
     return draws
+
+
+def for_channels(draws: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
+    """The same draws for images of fewer channels, which take the first of the noise."""
+    return {name: numbers[:, :channels] if name == "noise_field" else numbers for name, numbers in draws.items()}
 
 
 class _Amounts:

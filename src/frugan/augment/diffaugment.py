@@ -84,6 +84,11 @@ def applies(mode: Mode, place: Place) -> bool:
     return place in _PLACES[mode]
 
 
+def geometry(config: DiffAugmentConfig) -> DiffAugmentConfig:
+    """The same settings for maps of labels, which have no colours: only what moves or cuts out, and 0 moves in."""
+    return replace(config, policy=",".join(name for name in config.operations if name not in _COLOR), fill=0.0)
+
+
 def draw(config: DiffAugmentConfig, uniform: Callable[..., Tensor], height: int, width: int) -> dict[str, Tensor]:
     """The random numbers for one call of `diffaugment` on images of this size, keyed by operation.
 

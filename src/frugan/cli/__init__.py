@@ -15,6 +15,7 @@ app = cyclopts.App(
 )
 app.command("frugan.cli.train:train", name="train", help="Turn a folder of pictures into a generator, or go on.")
 app.command("frugan.cli.sample:sample", name="sample", help="Draw pictures, walks or a whole data set from a model.")
+app.command("frugan.cli.translate:translate", name="translate", help="Translate a folder of pictures into another.")
 app.command("frugan.cli.evaluate:evaluate", name="evaluate", help="Score a model, or pictures, against real ones.")
 app.command("frugan.cli.ship:export", name="export", help="Write a model as a file that runs without torch.")
 app.command("frugan.cli.ship:cost", name="cost", help="Multiply-adds, time and memory of a model or a part of it.")
@@ -36,8 +37,9 @@ app.command(recipes_app)
 
 def main() -> None:
     """Run the command line; a clear line and exit status 2 instead of a traceback for what a user can mend."""
-    # Threads that wait in a loop for each other slow a shared processor down by an order of magnitude (docs/LOG.md).
-    # Read when torch is loaded, which is later.
+    # OpenMP's threads wait for each other in a loop: for ever, they starve whatever shares the processor; not at all,
+    # waking them costs half the speed of small networks (docs/LOG.md). A short while it is. Read when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(sys.argv[1:])

@@ -12,6 +12,8 @@ from frugan.cli.tell import Teller
 def inspect(pictures: str, /, *, out: Path | None = None, limit: int | None = None) -> None:
     """What is in a folder, zip or set: sizes, kinds, classes, broken files, duplicates; and what suits it.
 
+    Pairs, two domains and label maps are told by their folders, and shown side by side.
+
     Parameters
     ----------
     pictures
@@ -21,14 +23,15 @@ def inspect(pictures: str, /, *, out: Path | None = None, limit: int | None = No
     limit
         Look at so many pictures, chosen at random.
     """
+    from frugan.data import PairReport, Report, inspect_pairs, recommend, recommend_pairs, write
     from frugan.data import inspect as look
-    from frugan.data import recommend, write
 
-    report = look(parse.source(pictures), limit=limit, progress=Teller().progress)
+    tell = Teller().progress
+    pairs = inspect_pairs(parse.source(pictures), limit=limit, progress=tell)
+    report: Report | PairReport = pairs or look(parse.source(pictures), limit=limit, progress=tell)
     print(report.text())
     print("what suits them")
-    advice = recommend(report)
-    for reason in advice.reasons:
+    for reason in recommend(report).reasons if isinstance(report, Report) else recommend_pairs(report).reasons:
         print(f"  {reason}")
     name = pictures.removeprefix("demo:") if pictures.startswith("demo:") else Path(pictures).resolve().stem
     folder = out or Path(f"{name}-inspection")

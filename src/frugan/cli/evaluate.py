@@ -43,7 +43,8 @@ def evaluate(
     generated
         A run, a checkpoint or demo, which then draw; or pictures: a folder, a zip, demo:faces.
     data
-        The real pictures, as for `frugan train`; of a run by default those it learned from.
+        The real pictures, as for `frugan train`; of a run by default those it learned from. For a translator pairs or
+        two domains: its part for tests where there is one; outputs are held against their own targets too.
     metrics
         Of kid, fid, pr (precision, recall), dc (density, coverage), is, nn (nearest real pictures, copying), ppl,
         ppl-w-full, ppl-z-end, ppl-z-full, and, without a network, swd (patches at several scales) and ms-ssim (how
@@ -82,7 +83,7 @@ def evaluate(
     config = EvaluationConfig(
         metrics=tuple(dict.fromkeys(name.strip() for name in metrics.split(",") if name.strip())),
         features=features,
-        num_fake=2000 if count is None and model is not None else count,
+        num_fake=2000 if count is None and model is not None and not model.is_translator else count,
         num_real=reals,
         psi=psi,
         noise=noise,
@@ -127,10 +128,45 @@ def _sides(
         side = resolution or _side(fake_source)
         config = DataConfig(resolution=side, labels="none")
         return prepare(fake_source, config, teller.progress), prepare(real_source, config, teller.progress)
+    if model.is_translator:
+        return _translations(generated, model, data, resolution, teller)
     if resolution not in (None, model.resolution):
         raise ValueError(f"this model draws at {model.resolution} px; leave --resolution out")
     source = parse.source(data) if data is not None else _own_data(generated, model)
     return model, prepare(source, _own_config(Path(generated), model), teller.progress)
+
+
+def _translations(
+    generated: str, model: "Model", data: str | None, resolution: int | None, teller: Teller
+) -> "tuple[Model, Dataset]":
+    """A translator on the sources of a set, and the targets: prepared as its run did it, without random crops.
+
+    Of a set with a part for tests, that part.
+    """
+    from frugan.data import DataError
+    from frugan.data.streams import prepare_streams
+    from frugan.training.folder import RunFolder
+
+    folder = RunFolder(Path(generated))
+    if not folder.exists:
+        raise ValueError(
+            f"{generated} is not a run, so nothing says how its sources are prepared: translate them with `frugan "
+            "translate`, then compare the two folders with `frugan evaluate OUTPUTS --data TARGETS`"
+        )
+    configs = {name: dataclasses.replace(config, limit=None) for name, config in folder.read_recipe().data.items()}
+    if resolution is not None:
+        configs = {name: config.sized(resolution) for name, config in configs.items()}
+    source = parse.source(data) if data is not None else _own_data(generated, model)
+    tested = {name: dataclasses.replace(config, part="test") for name, config in configs.items()}
+    try:
+        streams = prepare_streams(source, tested, teller.progress)
+    except DataError as problem:  # it has parts, but none for tests that has both sides
+        teller.say(f"scored on all that is for training: {problem}")
+        streams = prepare_streams(source, configs, teller.progress)
+    known = folder.read_facts().get("fingerprints") or {}
+    if known.get("source") == streams["source"].fingerprint:
+        teller.say("these are the pictures that it learned from, and there is no part for tests to score it on")
+    return model.on(streams["source"]), streams["target"]
 
 
 def _side(source: "Path | Source") -> int:

@@ -7,29 +7,30 @@ def import_file(file: Path, /, *, out: Path | None = None, overwrite: bool = Fal
     """Turn a checkpoint of another project into a model folder. The file is read as data; nothing in it is run.
 
     Read are StyleGAN2 pickles of NVIDIA's StyleGAN2-ADA-PyTorch and StyleGAN3 repositories, and checkpoints of
-    rosinality/stylegan2-pytorch, AnyCost GAN and Sketch Your Own GAN.
+    rosinality/stylegan2-pytorch, AnyCost GAN and Sketch Your Own GAN; and networks of CycleGAN, pix2pix, GAN
+    Compression and GauGAN, one file or the folder with those of one training.
 
     Parameters
     ----------
     file
-        A .pkl, .pt, .pth or .safetensors file.
+        A .pkl, .pt, .pth or .safetensors file, or a folder of them.
     out
         The folder to make; by default models/NAME.
     overwrite
         Replace the checkpoint that is there.
     """
     from frugan.cli.tell import Teller
-    from frugan.interop import import_checkpoint
+    from frugan.interop import describe, import_checkpoint
 
     folder = out or Path("models") / file.stem
     teller = Teller()
     imported = import_checkpoint(file, folder, teller.progress, overwrite=overwrite)
-    config = imported.model.generator.config
-    classes = f", {config.num_classes} classes" if config.num_classes else ""
-    teller.say(f"{imported.family}: {config.resolution} px, {config.channels} channels{classes}")
+    teller.say(f"{imported.family}: {describe(imported.model)}")
     for line in imported.check:
         teller.say(f"  checked: {line}")
     for note in imported.notes:
         teller.say(f"  note: {note}")
     teller.say(f"licence of the weights: {imported.licence}")
-    teller.say(f"written: {folder}; draw from it: frugan sample {folder} --seeds 0-15")
+    is_translator = imported.model.is_translator
+    use = f"translate with it: frugan translate {folder}" if is_translator else f"draw from it: frugan sample {folder}"
+    teller.say(f"written: {folder}; {use} {'PICTURES OUT' if is_translator else '--seeds 0-15'}")

@@ -35,13 +35,9 @@ def images(text: str) -> tuple[int, bool]:
 
 def seeds(text: str) -> list[int]:
     """The numbers of `0-63`, `7` or `1,5,9-12`."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if match is None or (match[2] and int(match[2]) < int(match[1])):
-            raise ValueError(f"seeds must look like 0-63 or 1,5,9-12, got {text!r}")
-        numbers.extend(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return numbers
+    from frugan.runtime import parse_seeds  # the runtime stands alone, so the one copy is there
+
+    return parse_seeds(text)
 
 
 def source(text: str) -> "Path | Source":

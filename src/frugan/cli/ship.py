@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from frugan.cli.tell import Teller
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from frugan.export import Exported
     from frugan.metrics.measure import Latency
     from frugan.model import Model
@@ -81,7 +83,7 @@ def _tell(done: "Exported", teller: Teller) -> None:
         teller.say(f"  memory of a process that draws one picture: {done.memory.peak_mb:.0f} MB")
     for note in done.notes:
         teller.say(f"note: {note}")
-    teller.say(f"draw with: python -m frugan.runtime {done.model} --seeds 0-15 --out grid.png")
+    teller.say(done.usage)
 
 
 def _pictures(batch: int) -> str:
@@ -110,7 +112,7 @@ def cost(
     ratio
         Run this share of the channels, above 0 and up to 1.
     resolution
-        Stop at this many pixels per side.
+        Stop at this many pixels per side; of a translator, the size of the picture.
     repeats
         How often times are measured.
     device
@@ -123,12 +125,17 @@ def cost(
     from frugan.model import load
 
     loaded = load(model, device=device)
+    if loaded.is_translator and ratio is not None:
+        raise ValueError(f"--ratio is for stylegan2 models, this is a {loaded.family} model")
     subnet = _subnet(loaded, ratio)
     macs = costs.count_macs(_call(model, 1, ratio, resolution, device))
     teller = Teller()
-    running = loaded.generator if subnet is None else loaded.styles.extract(subnet)
-    running = running if resolution is None else running.at_resolution(resolution)
-    teller.say(f"{running.config.resolution} px, {running.config.channels} channels, one picture:")
+    running: nn.Module = loaded.generator
+    if not loaded.is_translator:
+        whole = loaded.artist if subnet is None else loaded.styles.extract(subnet)
+        running = whole if resolution is None else whole.at_resolution(resolution)
+    side = resolution or _side(loaded)
+    teller.say(f"{side} px, {loaded.generator.config.channels} channels, one picture:")
     teller.say(f"  parameters     {costs.count_parameters(running):,}")
     teller.say(f"  multiply-adds  {_giga(macs.total)}")
     for name, number in (("convolution", macs.convolution), ("products", macs.product), ("filters", macs.filter)):
@@ -159,10 +166,22 @@ def _subnet(model: "Model", ratio: float | None) -> "Subnet | None":
     return None if ratio is None else Subnet.uniform(model.styles.config, ratio)
 
 
+def _side(model: "Model") -> int:
+    """Pixels per side of its pictures; of a translator, of those it learned from, else 256."""
+    known = (model.info.get("data") or {}).get("resolution")
+    return int(known or 256) if model.is_translator else model.resolution
+
+
 def _call(model: str, batch: int, ratio: float | None, resolution: int | None, device: str) -> Callable[[], object]:
     """A call that draws `batch` pictures; made here so that a process of its own can make it too."""
+    import torch
+
     from frugan.model import load
 
     loaded = load(model, device=device)
+    if loaded.is_translator:
+        side, channels = resolution or _side(loaded), loaded.translator.config.source_channels
+        source = torch.zeros(batch, channels, side, side, dtype=torch.uint8)
+        return lambda: loaded.translate(source, batch=batch)
     subnet = _subnet(loaded, ratio)
     return lambda: loaded.sample(range(batch), subnet=subnet, resolution=resolution, batch=batch)

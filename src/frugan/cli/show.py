@@ -1,6 +1,9 @@
 """`frugan info` and `frugan recipes`: what is known about a model, and what recipes say."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from frugan.model import Model
 
 
 def info(model: str, /) -> None:
@@ -24,8 +27,7 @@ def info(model: str, /) -> None:
     rows: list[tuple[str, Any]] = [
         ("model", folder),
         ("hash", loaded.hash),
-        ("pictures", f"{loaded.resolution} px, {loaded.generator.config.channels} channels"),
-        ("classes", ", ".join(loaded.class_names) or "none"),
+        *_makes(loaded),
         ("recipe", facts.get("recipe")),
         ("imported from", origin.get("file")),
         ("family", origin.get("family") or loaded.family),
@@ -41,6 +43,20 @@ def info(model: str, /) -> None:
     for name, value in rows:
         if value is not None:
             print(f"{name:>15}  {value}")
+
+
+def _makes(model: "Model") -> list[tuple[str, Any]]:
+    """What it makes, and of what."""
+    channels = model.generator.config.channels
+    if model.is_translator:
+        ways = "both directions" if model.reverse is not None else "one direction"
+        trained = (model.info.get("data") or {}).get("resolution")
+        size = f"any size, learned at {trained} px" if trained else "any size"
+        return [("translates", f"{model.translator.config.source_channels} to {channels} channels, {size}, {ways}")]
+    return [
+        ("pictures", f"{model.resolution} px, {channels} channels"),
+        ("classes", ", ".join(model.class_names) or "none"),
+    ]
 
 
 def _count(net: Any) -> int:

@@ -152,7 +152,7 @@ def run(
     """Begin the training in the folder `place`, or go on with it, telling what happens."""
     import torch
 
-    from frugan.data import prepare
+    from frugan.data import prepare_streams
     from frugan.training.folder import RunFolder
     from frugan.training.run import Start, fit
     from frugan.training.run import train as train_run
@@ -166,7 +166,7 @@ def run(
     # Settings of pictures count before those are prepared, all others after the recipe was fitted to them.
     early = [setting for setting in wishes.settings if setting.startswith("data.")]
     recipe = _with_settings(recipe, early)
-    data = {name: prepare(parse.source(pictures), config, teller.progress) for name, config in recipe.data.items()}
+    data = prepare_streams(parse.source(pictures), recipe.data, teller.progress)
     for dataset in data.values():
         _say_what_was_done(dataset, teller)
     recipe = _with_settings(fit(recipe, data), [setting for setting in wishes.settings if setting not in early])
@@ -186,18 +186,22 @@ def run(
             device=device,
             force=force,
             command=shlex.join(["frugan", *sys.argv[1:]]),
+            pictures=pictures,
             licence=licence,
             tell=_listener(place, teller, track),
         ),
     )
+    here, translates = shlex.quote(str(place)), "source" in recipe.data
     if outcome.reason == "already finished":
-        teller.say(
-            f"this run is finished: {outcome.images_seen:,} images were seen. `--images +100k` goes on, "
-            f"`frugan sample {shlex.quote(str(place))}` draws from it"
+        use = (
+            f"`frugan translate {here} PICTURES OUT` uses it" if translates else f"`frugan sample {here}` draws from it"
         )
+        teller.say(f"this run is finished: {outcome.images_seen:,} images were seen. `--images +100k` goes on, {use}")
         return
     teller.say(f"report: {place / 'report.html'}")
-    teller.say(f"next:   frugan sample {shlex.quote(str(place))} --seeds 0-63 --psi 0.7 --out samples")
+    options = "--seeds 0-63 --psi 0.7 --out samples"
+    use = f"translate {here} PICTURES translated --gallery" if translates else f"sample {here} {options}"
+    teller.say(f"next:   frugan {use}")
     if outcome.reason == "stopped":
         sys.exit(130)
 
@@ -231,7 +235,7 @@ def _heading(recipe: "Recipe", run: Path, counts: dict[str, int]) -> str:
     one = len(counts) == 1
     pictures = ", ".join(f"{count:,} {'pictures' if one else name}" for name, count in counts.items())
     training = recipe.training
-    size = f"{config.resolution} px, batch {training.batch}"
+    size = f"{config.fed_resolution} px, batch {training.batch}"
     return f"{recipe.name}: {pictures}, {size}, to {training.total_images:,} images, in {run}"
 
 
@@ -247,7 +251,7 @@ def _wished_again(folder: object, wishes: Wishes) -> "Recipe":
     if wishes.recipe is not None and wishes.recipe not in (recipe.name, "auto"):
         begun = f"{folder.path} was begun with the recipe {recipe.name!r}"
         raise RunError(f"{begun}; use another --out for {wishes.recipe!r}")
-    begun_at = next(iter(recipe.data.values())).resolution
+    begun_at = next(iter(recipe.data.values())).fed_resolution
     if wishes.resolution not in (None, begun_at):
         raise RunError(f"{folder.path} was begun at {begun_at} px; use another --out for {wishes.resolution} px")
     recipe = _put_in(recipe, wishes)
@@ -259,6 +263,12 @@ def _wished_again(folder: object, wishes: Wishes) -> "Recipe":
         found = checkpoint.list_checkpoints(folder.checkpoints)
         is_finished = bool(found) and int(found[-1].name) >= total
         number = total + number if is_finished else total
+    lr = recipe.training.lr
+    if lr is not None and number > total and lr.at(total) == 0:
+        raise RunError(
+            f"{folder.path} cannot go on beyond {total:,} images: its learning rate comes to 0 there; begin a new run "
+            "from it with --from"
+        )
     return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, total_images=number))
 
 
@@ -292,7 +302,7 @@ def _wished(pictures: str, wishes: Wishes, device: object, teller: Teller) -> "R
     recipe = _put_in(recipe, wishes)
     if wishes.images is not None:
         number, _ = parse.images(wishes.images)
-        recipe = dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, total_images=number))
+        recipe = dataclasses.replace(recipe, training=recipe.training.lasting(number))
     return recipe
 
 
@@ -332,7 +342,10 @@ def _of_parent(recipe: "Recipe", parent: "Model") -> "Recipe":
     if "growth" in to_dict(recipe.task):
         changes["growth"] = None
     task = dataclasses.replace(recipe.task, **changes)
-    size: dict[str, Any] = {"resolution": generator.resolution, "channels": generator.channels}
+    if "images" not in recipe.data:  # translators work at any size
+        return dataclasses.replace(recipe, task=task)
+    shape = parent.artist.config
+    size: dict[str, Any] = {"resolution": shape.resolution, "channels": shape.channels}
     images = dataclasses.replace(recipe.data["images"], **size)
     return dataclasses.replace(recipe, task=task, data={"images": images})
 
@@ -345,8 +358,6 @@ def _put_in(recipe: "Recipe", wishes: Wishes) -> "Recipe":
     from frugan.evaluation import EvaluationConfig
 
     changes: dict[str, object] = {}
-    if wishes.resolution is not None:
-        changes["resolution"] = wishes.resolution
     if wishes.channels is not None:
         changes["channels"] = wishes.channels
     if wishes.flip is not None:
@@ -354,7 +365,7 @@ def _put_in(recipe: "Recipe", wishes: Wishes) -> "Recipe":
     if wishes.labels is not None:
         changes["labels"] = "auto" if wishes.labels else "none"
     data: dict[str, DataConfig] = {
-        name: dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+        name: dataclasses.replace(config.sized(wishes.resolution or config.fed_resolution), **changes)  # type: ignore[arg-type]
         for name, config in recipe.data.items()
     }
     training = recipe.training

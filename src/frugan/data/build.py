@@ -42,7 +42,7 @@ class BuildSet:
 
     `licence`: of the pictures. `settings`: those that can be chosen, with their defaults: "size" (side in pixels),
     "scenes" (training scenes), "seed" (of the split and of scenes). `counts`: what must come out, else the build fails.
-    `flip`: whether training may mirror the pictures.
+    `flip`: whether training may mirror the pictures. `paired`: whether pictures of the same name belong together.
     """
 
     description: str
@@ -52,6 +52,7 @@ class BuildSet:
     make: Make
     counts: Mapping[str, int]
     flip: bool
+    paired: bool = True
     settings: Settings = field(default_factory=dict)
 
 
@@ -172,6 +173,7 @@ def _write_notes(
         "counts": dict(counts),
         "licence": chosen.licence,
         "flip": chosen.flip,
+        "paired": chosen.paired,
         "packages": {package.name: package.checksum for package in chosen.packages},
     }
     (folder / BUILD_NOTES).write_text(json.dumps(mark, indent=1) + "\n", encoding="utf-8")
@@ -318,6 +320,7 @@ BUILD_SETS: dict[str, BuildSet] = {
         make=_make_domains,
         counts={"shared": 1855},
         flip=False,
+        paired=False,
         settings={"size": 128, "seed": 0},
     ),
     "emoji-scenes": BuildSet(

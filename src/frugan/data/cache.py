@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -19,18 +20,19 @@ import numpy as np
 from frugan.config import to_dict
 from frugan.data.dataset import Dataset, SourceFacts, fingerprint_of
 from frugan.data.digests import Progress, digest, digest_file, hash_files, seal, stamp, unseal
+from frugan.data.maps import MapFile, prepare_map, some_colours
 from frugan.data.pictures import DataConfig, DataError, Fitted, PictureError, prepare_picture
 from frugan.data.sources import Source, choose, no_pictures, open_source, read_all
 from frugan.data.write import replacing
 
-_FORMAT = 1  # raise it whenever the same files and settings would give other pixels
+_FORMAT = 2  # raise it whenever the same files and settings would give other pixels
 _HEADER_BYTES = 128
 _PIXELS = "images.npy"
 _META = "meta.json"
 _CHECKED = "checked.json"
 _ABANDONED_SECONDS = 7 * 24 * 3600
 # Settings that change no pixels; what they choose is in the names, labels and digests.
-_FREE_SETTINGS = ("flip", "labels", "part", "limit", "seed")
+_FREE_SETTINGS = ("flip", "labels", "part", "limit", "seed", "role", "pairing", "reverse", "crop")
 
 
 class CacheError(OSError):
@@ -58,23 +60,50 @@ def prepare(source: str | Path | Source, config: DataConfig, progress: Progress 
     tell = progress or (lambda done, total, text: None)
     given = source if isinstance(source, Source) else open_source(source, config.labels, config.part)
     with given as opened:
-        chosen, digests = hash_files(choose(opened, config.limit, config.seed), cache_folder() / "index", tell)
-        if not chosen.names:
-            raise no_pictures(chosen, chosen.skipped)
-        folder = cache_folder() / "datasets" / _key(chosen, digests, config)
+        if config.labels == "none":
+            opened = dataclasses.replace(opened, labels=None, class_names=())
+        return prepare_sized(opened, config, tell)[0]
+
+
+def prepare_sized(opened: Source, config: DataConfig, tell: Progress) -> tuple[Dataset, dict[str, tuple[int, int]]]:
+    """As `prepare`, of a source that is open and stays so: the set, and each picture's own width and height by name."""
+    chosen, digests = _hashed(choose(opened, config.limit, config.seed), tell)
+    if not chosen.names:
+        raise no_pictures(chosen, chosen.skipped)
+    folder = cache_folder() / "datasets" / _key(chosen, digests, config)
+    found = _read(folder)
+    if found is None:
+        _build(folder, chosen, digests, config, tell)
         found = _read(folder)
-        if found is None:
-            _build(folder, chosen, digests, config, tell)
-            found = _read(folder)
-        if found is None:
-            raise CacheError(f"the cache in {str(folder)!r} was damaged while it was written; is the disk sound?")
-        return _as_dataset(found, chosen, config)
+    if found is None:
+        raise CacheError(f"the cache in {str(folder)!r} was damaged while it was written; is the disk sound?")
+    dataset = _as_dataset(found, chosen, config)
+    return dataset, dict(zip(dataset.names, found[1].sizes, strict=True))
+
+
+def _hashed(source: Source, tell: Progress) -> tuple[Source, list[str]]:
+    """The source without what cannot be read, and the digest of each of its files, those of instance maps last."""
+    index = cache_folder() / "index"
+    chosen, digests = hash_files(source, index, tell)
+    if chosen.instances is None:
+        return chosen, digests
+    instances, others = hash_files(chosen.instances, index, tell)
+    if len(instances.names) < len(chosen.names):
+        present = set(instances.names)
+        kept = [place for place, name in enumerate(chosen.names) if name in present]
+        digests = [digests[place] for place in kept] if chosen.kind == "folder" else digests
+        chosen = dataclasses.replace(chosen.take(kept), skipped=(*chosen.skipped, *instances.skipped))
+    return chosen, digests + others
 
 
 def _key(source: Source, digests: list[str], config: DataConfig) -> str:
     settings = {name: value for name, value in to_dict(config).items() if name not in _FREE_SETTINGS}
     whole = hashlib.blake2b(digest_size=16)
-    for part in (_FORMAT, source.kind, settings, source.names, source.labels, source.class_names, digests):
+    maps = None if source.maps is None else dataclasses.astuple(source.maps)
+    what = (_FORMAT, source.kind, settings, source.names, source.labels, source.class_names, digests)
+    # Files of a folder are known by their digests; of an archive it takes their names too.
+    sides = [] if source.kind == "folder" else [side.members for side in (source, source.instances) if side is not None]
+    for part in (*what, source.half, maps, sides):
         whole.update(json.dumps(part).encode() + b"\n")
     return whole.hexdigest()
 
@@ -84,11 +113,13 @@ def _key(source: Source, digests: list[str], config: DataConfig) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _Content:
-    """What a cache folder holds beside the pixels."""
+    """What a cache folder holds beside the pixels. `largest`: the largest label number of label maps, else 0."""
 
     shape: tuple[int, int, int, int]
     pixel_digest: str
     names: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+    largest: int
     labels: tuple[int, ...] | None
     class_names: tuple[str, ...]
     unusable: tuple[tuple[str, str], ...]
@@ -102,7 +133,7 @@ def _build(folder: Path, source: Source, digests: list[str], config: DataConfig,
         _remove_abandoned(folder.parent)
         _check_space(beside, len(source.names), config)
         _write_cache(beside, source, digests, config, tell)
-        if source.kind != "folder" and [digest_file(path) for path in source.files] != digests:
+        if source.kind != "folder" and [digest_file(path) for path in source.files] != digests[: len(source.files)]:
             raise DataError(f"{str(source.path)!r} changed while it was being prepared; start again")
         _move_in(beside, folder)
     except CacheError:
@@ -127,7 +158,7 @@ def _full(folder: Path, needed: int | None) -> str:
 
 
 def _check_space(folder: Path, count: int, config: DataConfig) -> None:
-    needed = count * config.channels * config.resolution**2
+    needed = count * config.stored_channels * math.prod(config.size)
     if shutil.disk_usage(folder).free < needed:
         raise CacheError(errno.ENOSPC, _full(folder, needed))
 
@@ -142,7 +173,8 @@ def _remove_abandoned(parent: Path) -> None:
 def _write_cache(folder: Path, source: Source, digests: list[str], config: DataConfig, tell: Progress) -> None:
     kept: list[int] = []
     unusable: list[tuple[str, str]] = []
-    num_upscaled = 0
+    sizes: list[tuple[int, int]] = []
+    num_upscaled = largest = 0
     whole = hashlib.blake2b(digest_size=32)
     # Plain writes, not a memory map: a full disk then is an error that can be told, not a crash.
     with (folder / _PIXELS).open("wb") as file:
@@ -155,11 +187,15 @@ def _write_cache(folder: Path, source: Source, digests: list[str], config: DataC
                     whole.update(result.pixels.data)
                     file.write(result.pixels.data)
                     kept.append(index)
+                    sizes.append(result.size)
                     num_upscaled += result.is_upscaled
+                    if config.kind == "labels":
+                        largest = max(largest, int(result.pixels[0].max()))
                 tell(index + 1, len(source.names), "preparing pictures")
         if not kept:
             raise no_pictures(source, (*source.skipped, *unusable))
-        shape = (len(kept), config.channels, config.resolution, config.resolution)
+        width, height = config.size
+        shape = (len(kept), config.stored_channels, height, width)
         _write_header(file, shape)
         file.flush()
         os.fsync(file.fileno())
@@ -167,6 +203,8 @@ def _write_cache(folder: Path, source: Source, digests: list[str], config: DataC
         shape=shape,
         pixel_digest=whole.hexdigest(),
         names=tuple(source.names[index] for index in kept),
+        sizes=tuple(sizes),
+        largest=largest,
         labels=None if source.labels is None else tuple(source.labels[index] for index in kept),
         class_names=source.class_names,
         unusable=tuple(unusable),
@@ -185,10 +223,21 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 
 
 def _decode_all(source: Source, digests: list[str], config: DataConfig) -> Generator[Fitted | PictureError, None, None]:
+    def check(of: Source, index: int, data: bytes | np.ndarray, known: str) -> None:
+        if of.kind == "folder" and isinstance(data, bytes) and digest(data) != known:
+            raise DataError(f"{of.names[index]!r} changed while it was being prepared; start again")
+
     def work(index: int, data: bytes | np.ndarray) -> Fitted:
-        if source.kind == "folder" and isinstance(data, bytes) and digest(data) != digests[index]:
-            raise DataError(f"{source.names[index]!r} changed while it was being prepared; start again")
-        return prepare_picture(data, config)
+        check(source, index, data, digests[index] if source.kind == "folder" else "")
+        if config.kind == "picture":
+            return prepare_picture(data, config, source.half)
+        assert source.maps is not None
+        instances = None
+        if source.instances is not None:
+            instances = source.instances.load(index)
+            others = digests[len(source.files) :]
+            check(source.instances, index, instances, others[index] if source.kind == "folder" else "")
+        return prepare_map(source.names[index], MapFile(data, instances, source.maps, source.half), config)
 
     return read_all(source, work)
 
@@ -235,6 +284,8 @@ def _content(values: dict[str, Any]) -> _Content:
         shape=tuple(values["shape"]),
         pixel_digest=values["pixel_digest"],
         names=tuple(values["names"]),
+        sizes=tuple((width, height) for width, height in values["sizes"]),
+        largest=values["largest"],
         labels=None if labels is None else tuple(labels),
         class_names=tuple(values["class_names"]),
         unusable=tuple((name, reason) for name, reason in values["unusable"]),
@@ -261,14 +312,23 @@ def _is_sound(folder: Path, images: np.ndarray, content: _Content) -> bool:
 
 def _as_dataset(found: tuple[np.ndarray, _Content], source: Source, config: DataConfig) -> Dataset:
     images, content = found
+    map_names: tuple[str, ...] = ()
+    if source.maps is not None:
+        map_names = source.maps.names or tuple(str(number) for number in range(content.largest + 1))
     return Dataset(
         store=images,
         names=content.names,
-        fingerprint=fingerprint_of(content.pixel_digest, content.shape, content.labels, content.class_names),
+        fingerprint=fingerprint_of(
+            content.pixel_digest, content.shape, content.labels, content.class_names or map_names
+        ),
         labels=None if content.labels is None else np.array(content.labels, dtype=np.int64),
         class_names=content.class_names,
         skipped=(*source.skipped, *content.unusable),
         flip=not source.has_glyphs if config.flip == "auto" else config.flip == "on",
+        kind=config.kind,
+        map_names=map_names,
+        map_colours=source.maps.colours or some_colours(len(map_names)) if source.maps is not None else (),
+        crop=config.crop,
         facts=SourceFacts(
             path=source.title or str(source.path),
             kind=source.kind,

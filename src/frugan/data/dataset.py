@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
+from frugan.data.pictures import Kind
+
+Colour = tuple[int, int, int]
 Rows = Sequence[int] | np.ndarray
 
 
@@ -41,15 +44,18 @@ class SourceFacts:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """Square pictures of one size, with labels where there are any.
+    """Pictures or label maps of one size, with labels where there are any.
 
-    `store`: uint8 (M, C, R, R), usually a read-only memory map of the cache; `rows`: which of them are in this set,
+    `store`: uint8 (M, C, H, W), usually a read-only memory map of the cache; `rows`: which of them are in this set,
     None = all, in order. `labels`: class numbers, or None. `class_names`: one name per class. `names`: one per picture.
     `fingerprint`: of pixels, labels and class names, independent of where the files lay and how they were packed.
     `skipped`: (name, reason) of every picture that was left out. `flip`: whether the pictures may be mirrored.
+    `kind`: "labels" = maps of label numbers, which are never mixed or scaled; `map_names` and `map_colours` then give
+    the name and, where known, the colour of each number; a second channel, if there is one, is 1 at edges of instances.
+    `crop`: training sees random squares of this side, everything else the centred ones; sizes are those of the squares.
     """
 
-    store: UInt8[np.ndarray, "M C R R"] = field(repr=False)
+    store: UInt8[np.ndarray, "M C H W"] = field(repr=False)
     names: tuple[str, ...] = field(repr=False)
     fingerprint: str
     rows: Int64[np.ndarray, " N"] | None = field(default=None, repr=False)
@@ -57,6 +63,10 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     flip: bool = True
+    kind: Kind = "picture"
+    map_names: tuple[str, ...] = ()
+    map_colours: tuple[Colour, ...] = field(default=(), repr=False)
+    crop: int | None = None
     facts: SourceFacts = field(default_factory=SourceFacts)
 
     def __post_init__(self) -> None:
@@ -71,23 +81,52 @@ class Dataset:
             if self.labels.min() < 0 or self.labels.max() >= len(self.class_names):
                 shown = f"{self.labels.min()} to {self.labels.max()}"
                 raise ValueError(f"labels must be 0 to {len(self.class_names) - 1} (class_names), got {shown}")
+        if (self.kind == "labels") != bool(self.map_names):
+            raise ValueError(f"map_names are those of label maps, at least one, got {self.map_names} for {self.kind}")
+        if self.map_colours and len(self.map_colours) != len(self.map_names):
+            raise ValueError(f"map_colours must be one a name ({len(self.map_names)}), got {len(self.map_colours)}")
+        if self.crop is not None and not 1 <= self.crop <= min(self.store.shape[2:]):
+            raise ValueError(f"crop must be 1 to {min(self.store.shape[2:])} or None, got {self.crop}")
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
-    def images(self) -> UInt8[np.ndarray, "N C R R"]:
-        """All pictures, uint8 (N, C, R, R): the memory map itself, or a copy in memory if this is part of a set."""
-        return self.store if self.rows is None else self.store[self.rows]
+    def images(self) -> UInt8[np.ndarray, "N C H W"]:
+        """All pictures, uint8 (N, C, H, W): the memory map itself, or a copy in memory if this is part of a set."""
+        pictures = self.store if self.rows is None else self.store[self.rows]
+        if self.crop is None:
+            return pictures
+        top, left = self._centre
+        return pictures[:, :, top : top + self.crop, left : left + self.crop]
+
+    @property
+    def height(self) -> int:
+        """Of the pictures, as they come out of this set."""
+        return int(self.store.shape[2]) if self.crop is None else self.crop
+
+    @property
+    def width(self) -> int:
+        """Of the pictures, as they come out of this set."""
+        return int(self.store.shape[3]) if self.crop is None else self.crop
 
     @property
     def resolution(self) -> int:
-        """Side of the pictures."""
-        return int(self.store.shape[-1])
+        """The height, which with most sets is the width too."""
+        return self.height
+
+    @property
+    def margin(self) -> tuple[int, int]:
+        """How many rows and columns random crops leave out: 0 and 0 where there are none."""
+        return int(self.store.shape[2]) - self.height, int(self.store.shape[3]) - self.width
+
+    @property
+    def _centre(self) -> tuple[int, int]:
+        return self.margin[0] // 2, self.margin[1] // 2
 
     @property
     def channels(self) -> int:
-        """1 (grey), 3 (colour) or 4 (colour and alpha)."""
+        """1 (grey), 3 (colour) or 4 (colour and alpha); of label maps 1, or 2 with edges."""
         return int(self.store.shape[1])
 
     @property
@@ -95,13 +134,22 @@ class Dataset:
         """Number of classes, 0 for an unlabelled set."""
         return 0 if self.labels is None else len(self.class_names)
 
-    def batch(self, indices: Rows, flips: Bool[np.ndarray, " B"] | None = None) -> UInt8[Tensor, "B C R R"]:
+    def batch(
+        self,
+        indices: Rows,
+        flips: Bool[np.ndarray, " B"] | None = None,
+        corners: Int64[np.ndarray, "B 2"] | None = None,
+    ) -> UInt8[Tensor, "B C H W"]:
         """The pictures at `indices` (0 .. len - 1) as one uint8 tensor of its own, those marked in `flips` mirrored.
 
-        Raises: IndexError for an index outside the set.
+        `corners`: top and left of each crop, 0 to `margin`; None = the centred ones. Raises: IndexError for an index
+        outside the set.
         """
         chosen = self._checked(indices)
         pictures = np.asarray(self.store[chosen if self.rows is None else self.rows[chosen]])
+        if self.crop is not None:
+            places = np.tile(self._centre, (len(pictures), 1)) if corners is None else corners
+            pictures = _cut(pictures, places, self.crop)
         if flips is not None:
             pictures[flips] = pictures[flips, :, :, ::-1]
         return torch.from_numpy(pictures)
@@ -135,6 +183,16 @@ class Dataset:
         return chosen
 
 
+def _cut(
+    pictures: UInt8[np.ndarray, "B C H W"], corners: Int64[np.ndarray, "B 2"], side: int
+) -> UInt8[np.ndarray, "B C S S"]:
+    parts = [
+        picture[:, top : top + side, left : left + side]
+        for picture, (top, left) in zip(pictures, corners.tolist(), strict=True)
+    ]
+    return np.stack(parts) if parts else pictures[:, :, :side, :side]
+
+
 def fingerprint_of(
     pixel_digest: str, shape: tuple[int, ...], labels: Sequence[int] | None, class_names: Sequence[str]
 ) -> str:
@@ -146,7 +204,7 @@ def fingerprint_of(
 
 
 def from_arrays(
-    images: UInt8[np.ndarray, "N C R R"],
+    images: UInt8[np.ndarray, "N C H W"],
     labels: Sequence[int] | None = None,
     class_names: Sequence[str] | None = None,
     names: Sequence[str] | None = None,

@@ -2,9 +2,10 @@
 
 import collections
 import contextlib
+import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,18 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from frugan.data.digests import Progress
+from frugan.data.maps import MapFile, load_reading, some_colours
 from frugan.data.pictures import (
     DataConfig,
+    DataError,
     Decoded,
+    Half,
     Labels,
     Part,
     PictureError,
     decode_picture,
     fit_picture,
+    half_of,
     open_picture,
     room_for,
 )
@@ -63,6 +68,8 @@ class Report:
     have transparent parts, or no colour. `exact`: groups of pictures with the same pixels; `near`: groups that look
     the same (recompressed, resized, lighter), the first of each standing for it; None where not looked for. `skipped`,
     `ignored`, `notes`, `has_glyphs`: as in `Source`. `num_left_out`: pictures not looked at because of a limit.
+    `thumb_names`: the pictures that `thumbs` shows. Of label maps, `labels`: how many pixels have each label, and
+    `unknown`: (name, what labels could not be read).
     """
 
     path: str
@@ -83,6 +90,9 @@ class Report:
     num_left_out: int
     thumbs: UInt8[np.ndarray, "M 3 S S"]
     thumb_classes: tuple[str, ...]
+    thumb_names: tuple[str, ...] = ()
+    labels: dict[str, int] = field(default_factory=dict)
+    unknown: tuple[tuple[str, str], ...] = ()
 
     @property
     def shorter_sides(self) -> Int64[np.ndarray, " N"]:
@@ -107,14 +117,20 @@ class Report:
             )
         if self.classes:
             lines.append(f"  classes        {len(self.classes)}: {_counted(self.classes)}")
-        lines += _listed("left out", [f"{name}: {reason}" for name, reason in self.skipped])
+        if self.labels:
+            whole = sum(self.labels.values())
+            shares = {name: f"{100 * count / whole:.2g}%" for name, count in _ranked(self.labels)[:_SHOWN]}
+            shown = ", ".join(f"{name} {share}" for name, share in shares.items())
+            lines.append(f"  labels         {len(self.labels)} of them used: {shown}")
+        lines += listed("unknown", [f"{name}: {what}" for name, what in self.unknown])
+        lines += listed("left out", [f"{name}: {reason}" for name, reason in self.skipped])
         if self.ignored:
             lines.append(f"  other files    {sum(self.ignored.values()):,} ({_counted(self.ignored)})")
-        lines += _listed("same pixels", [" = ".join(group) for group in self.exact])
+        lines += listed("same pixels", [" = ".join(group) for group in self.exact])
         if self.near is None:
             lines.append(f"  look the same  not looked for in more than {NEAR_LIMIT:,} pictures")
         else:
-            lines += _listed("look the same", [" ~ ".join(group) for group in self.near])
+            lines += listed("look the same", [" ~ ".join(group) for group in self.near])
         if self.num_left_out:
             lines.append(f"  not looked at  {self.num_left_out:,} more pictures (limit)")
         lines += [f"  note           {note}" for note in self.notes]
@@ -156,13 +172,18 @@ class Report:
         return {"contact_sheet": self.contact_sheet(), "sizes": _draw_bars("shorter side in pixels", self.histogram())}
 
 
+def _ranked(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
 def _counted(counts: dict[str, int]) -> str:
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ranked = _ranked(counts)
     shown = ", ".join(f"{name or 'without ending'} {count:,}" for name, count in ranked[:_SHOWN])
     return shown if len(ranked) <= _SHOWN else f"{shown}, ... (smallest {ranked[-1][0]} {ranked[-1][1]:,})"
 
 
-def _listed(title: str, items: Sequence[str]) -> list[str]:
+def listed(title: str, items: Sequence[str]) -> list[str]:
+    """Lines of a report: how many items there are, and the first ten of them."""
     lines = [f"  {title:14} {len(items):,}"] if items else []
     lines += [f"    {item if len(item) <= 150 else item[:147] + '...'}" for item in items[:_SHOWN]]
     return lines + ([f"    ... and {len(items) - _SHOWN:,} more"] if len(items) > _SHOWN else [])
@@ -195,6 +216,8 @@ class _Seen:
     digest: bytes
     sketch: UInt8[np.ndarray, "S S 3"]
     thumb: UInt8[np.ndarray, "3 T T"] | None
+    labels: dict[int, int] = field(default_factory=dict)
+    unknown: str = ""
 
 
 def inspect(
@@ -223,9 +246,10 @@ def inspect(
         names = tuple(chosen.names[index] for index in seen)
         classes = [] if chosen.labels is None else [chosen.class_names[chosen.labels[index]] for index in seen]
         shown = [(item.thumb, position) for position, item in enumerate(seen.values()) if item.thumb is not None]
+        unknown = [(chosen.names[index], item.unknown) for index, item in seen.items() if item.unknown]
         exact = _groups([item.digest for item in seen.values()])
         return Report(
-            path=str(opened.path),
+            path=opened.title or str(opened.path),
             kind=opened.kind,
             names=names,
             sizes=np.array([item.size for item in seen.values()], dtype=np.int64),
@@ -243,7 +267,19 @@ def inspect(
             num_left_out=len(opened.names) - len(chosen.names),
             thumbs=np.stack([thumb for thumb, _ in shown] or [np.full((3, _THUMB, _THUMB), 255, dtype=np.uint8)]),
             thumb_classes=tuple(classes[position] for _, position in shown) if classes else (),
+            thumb_names=tuple(names[position] for _, position in shown),
+            labels=_labels(opened, list(seen.values())),
+            unknown=tuple(unknown),
         )
+
+
+def _labels(source: Source, seen: Sequence[_Seen]) -> dict[str, int]:
+    """Pixels by the name of their label."""
+    total: collections.Counter[int] = collections.Counter()
+    for item in seen:
+        total.update(item.labels)
+    names = source.maps.names if source.maps is not None else ()
+    return {names[number] if names else str(number): count for number, count in sorted(total.items())}
 
 
 def _count(items: Iterable[str]) -> dict[str, int]:
@@ -255,7 +291,9 @@ def _look_at_all(source: Source, tell: Progress) -> dict[int, _Seen | PictureErr
     wanted = _thumb_indices(source)
 
     def look(index: int, data: bytes | np.ndarray) -> _Seen:
-        return _look(data, with_thumb=index in wanted)
+        if source.maps is not None:
+            return _look_at_map(MapFile(data, None, source.maps, source.half), with_thumb=index in wanted)
+        return _look(data, source.half, with_thumb=index in wanted)
 
     found: dict[int, _Seen | PictureError] = {}
     with contextlib.closing(read_all(source, look)) as results:
@@ -277,11 +315,32 @@ def _thumb_indices(source: Source) -> set[int]:
     return chosen
 
 
-def _look(data: bytes | np.ndarray, with_thumb: bool) -> _Seen:
+def _look_at_map(file: MapFile, with_thumb: bool) -> _Seen:
+    """A label map, seen in the colours of its labels; what is unknown is black."""
+    opened = open_picture(file.labels)
+    try:
+        reading, _ = load_reading(file)
+    except PictureError:
+        raise
+    except DataError as error:
+        raise PictureError(str(error)) from None
+    numbers, counts = np.unique(reading.numbers, return_counts=True)
+    table = np.array(
+        [*(file.rules.colours or some_colours(int(numbers.max(initial=0)) + 1)), (0, 0, 0)], dtype=np.uint8
+    )
+    seen = _look(table[reading.numbers], None, with_thumb)
+    found = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+    found.pop(-1, None)
+    unknown = ", ".join(f"{count:,} pixels of {what}" for what, count in list(reading.unknown.items())[:3])
+    mode, kind = opened.mode, opened.format or "pixels"
+    return dataclasses.replace(seen, mode=mode, format=kind, labels=found, unknown=unknown)
+
+
+def _look(data: bytes | np.ndarray, half: Half | None, with_thumb: bool) -> _Seen:
     opened = open_picture(data)
     mode = opened.mode
     with room_for(opened):
-        image = decode_picture(opened).image
+        image = half_of(decode_picture(opened), half).image
         is_transparent = image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
         if image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -1,6 +1,7 @@
 """One picture: from the bytes of a file to uint8 pixels of the wanted size, or the reason why not."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import math
@@ -17,7 +18,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageColor, UnidentifiedImageError
 
-Fit = Literal["crop", "pad", "letterbox"]
+Fit = Literal["crop", "pad", "letterbox", "stretch"]
+Kind = Literal["picture", "labels"]
+Half = Literal["left", "right"]
 Labels = Literal["auto", "none", "folders", "file"]
 Part = Literal["train", "test", "all"]
 
@@ -58,9 +61,10 @@ class PictureError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How pictures become a set: size, channels, fit, background, labels, subset.
+    """How pictures become a set: size, channels, fit, background, labels, subset; and their part in a translation.
 
-    `resolution`: side of the square pictures, at least 4 (networks ask for a power of two, the data room does not).
+    `resolution`: height of the pictures, at least 4 (networks may ask for a power of two, the data room does not), and
+    their width too unless `fit` is "stretch".
     `channels`: 3 = colour, transparency laid on `background`; 1 = grey (ITU-R 601), likewise; 4 = colour and alpha,
     kept (pictures without alpha become opaque).
     `fit`: how a picture that is not square becomes so.
@@ -69,6 +73,8 @@ class DataConfig:
         picture to picture, and a network learns them too.
       "letterbox": the centred part of shape `aspect` (width / height, 4:3 unless told), then bars to a square; all
         pictures have the same bars, so they can be cut from generated ones. For sets of one shape that is not square.
+      "stretch": the whole picture, both sides changed to the size, `aspect` wide: the only fit that need not give a
+        square. As the authors of pix2pix, CycleGAN and SPADE do (they by bicubic interpolation).
     Sizes are changed by LANCZOS (a picture of the right size is not touched); bars are laid after the change, so they
     have sharp edges.
     `background`: a colour name or #rrggbb.
@@ -80,8 +86,14 @@ class DataConfig:
     `flip`: whether the sampler may mirror pictures; "auto" = yes, except for sets of digits and letters (idx files).
     `labels`: "auto" = dataset.json if it has labels, else two or more sub-folders as classes; "folders" and "file" ask
     for one of them; "none" = unlabelled.
-    `part`: of sets that come in two parts (CIFAR, MNIST).
+    `part`: of sets that come in two parts (CIFAR, MNIST, pairs under train/ and test/).
     `limit`: a random choice of so many pictures, drawn from `seed` before reading: unreadable ones make it smaller.
+    `role`: which side of a set for translation these are; "images" = a set of one kind (see `prepare_streams`).
+    `pairing`: "paired" = every source has its target of the same name; "unpaired" = two domains.
+    `reverse`: the two sides exchanged (from B to A). Label maps stay where they are asked for.
+    `kind`: "labels" = maps of label numbers, resized to the nearest pixel and never mixed; with `edges` a second
+    channel is 1 beside the borders of instances, else 0. `channels` means nothing to them.
+    `crop`: training takes random squares of this side from the pictures of `resolution`, all else the centred ones.
     Raises: ValueError.
     """
 
@@ -97,6 +109,12 @@ class DataConfig:
     part: Part = "train"
     limit: int | None = None
     seed: int = 0
+    role: Literal["images", "source", "target"] = "images"
+    pairing: Literal["paired", "unpaired"] = "paired"
+    reverse: bool = False
+    kind: Kind = "picture"
+    edges: bool = False
+    crop: int | None = None
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[object, ...]] = {
@@ -106,6 +124,9 @@ class DataConfig:
             "flip": ("auto", "on", "off"),
             "labels": get_args(Labels),
             "part": get_args(Part),
+            "role": ("images", "source", "target"),
+            "pairing": ("paired", "unpaired"),
+            "kind": get_args(Kind),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -123,18 +144,58 @@ class DataConfig:
             ImageColor.getrgb(self.background)
         except ValueError:
             raise ValueError(f"background must be a colour name or #rrggbb, got {self.background!r}") from None
+        if self.crop is not None and not 4 <= self.crop <= min(self.size):
+            raise ValueError(f"crop must be None or 4 to {min(self.size)} (the shorter side), got {self.crop}")
+        self._check_maps()
+
+    def _check_maps(self) -> None:
+        if self.kind == "picture":
+            if self.edges:
+                raise ValueError("edges are those of label maps: kind must be 'labels', got 'picture'")
+        elif self.fit not in ("crop", "stretch"):
+            raise ValueError(f"fit must be 'crop' or 'stretch' for label maps (bars have no label), got {self.fit!r}")
+        elif self.pairing == "unpaired":
+            raise ValueError("pairing must be 'paired' for label maps, got 'unpaired'")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the pictures as they are stored."""
+        return self.inner_size if self.fit == "stretch" else (self.resolution, self.resolution)
 
     @property
     def inner_size(self) -> tuple[int, int]:
-        """Width and height of the part that pictures fill: smaller than the square only with "letterbox"."""
+        """Width and height of the part that pictures fill: smaller than the stored size only with "letterbox"."""
+        if self.fit == "stretch":
+            return max(1, round(self.resolution * self.aspect)), self.resolution
         if self.fit != "letterbox":
             return self.resolution, self.resolution
         wide, high = min(1.0, self.aspect), min(1.0, 1 / self.aspect)
         return max(1, round(self.resolution * wide)), max(1, round(self.resolution * high))
 
+    @property
+    def stored_channels(self) -> int:
+        """Channels of what is stored: those of a picture, or label numbers and edges."""
+        if self.kind == "labels":
+            return 2 if self.edges else 1
+        return self.channels
+
+    @property
+    def fed_resolution(self) -> int:
+        """Height of what networks are given: that of the random crops, where there are any."""
+        return self.resolution if self.crop is None else self.crop
+
+    def sized(self, resolution: int) -> "DataConfig":
+        """The same settings with networks given this height; pictures keep their margin for random crops."""
+        if self.crop is None:
+            return dataclasses.replace(self, resolution=resolution)
+        whole = round(self.resolution * resolution / self.crop)
+        return dataclasses.replace(self, resolution=whole, crop=resolution)
+
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
+Area = tuple[int, int, int, int]
+"""The same in whole pixels."""
 
 
 class Decoded(NamedTuple):
@@ -149,10 +210,11 @@ class Decoded(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A picture ready for the set, and whether it had to be enlarged."""
+    """A picture ready for the set, whether it had to be enlarged, and its own width and height."""
 
     pixels: UInt8[np.ndarray, "C H W"]
     is_upscaled: bool
+    size: tuple[int, int]
 
 
 @functools.cache
@@ -205,20 +267,27 @@ def decode_picture(image: Image.Image, shortest: int | None = None) -> Decoded:
     """
     size = image.size
     area: Box = (0, 0, *size)
-    try:
+    with broken_is_told():
         if shortest is not None and image.format == "JPEG":
             drafted = image.draft(None, (shortest, shortest))
             area = area if drafted is None else drafted[1]
         image.load()
         orientation = _orientation(image)
         converted = _to_eight_bits(image)
-    except PictureError:
+    return _turn(Decoded(converted, size, area), orientation)
+
+
+@contextlib.contextmanager
+def broken_is_told() -> Iterator[None]:
+    """What Pillow raises on a broken file as PictureError; DataError goes through."""
+    try:
+        yield
+    except (PictureError, DataError):
         raise
     except Image.DecompressionBombError:
         raise PictureError(f"more than {PIXEL_LIMIT:,} pixels (a bomb?)") from None
     except (*_BROKEN, zlib.error) as error:
         raise PictureError(f"broken: {error}") from None
-    return _turn(Decoded(converted, size, area), orientation)
 
 
 def _turn(decoded: Decoded, orientation: int) -> Decoded:
@@ -264,14 +333,31 @@ def _scale_to_bytes(values: np.ndarray) -> UInt8[np.ndarray, "H W"]:
 
 def fit_picture(decoded: Decoded, config: DataConfig) -> Fitted:
     """The decoded picture brought to the size and channels of `config`. Raises PictureError."""
-    wide, high = config.inner_size
+    part, (wide, high) = placed(decoded.size, config)
+    is_upscaled = check_enlarged(part, (wide, high), config)
+    image, box = _cut(decoded, part)
+    image = _set_channels(image, config)
+    if image.size != (wide, high):
+        image = image.resize((wide, high), _LANCZOS, box)
+    if image.size != config.size:
+        image = _set_on_square(image, config)
+    pixels = np.asarray(image)
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return Fitted(np.ascontiguousarray(pixels), is_upscaled, decoded.size)
+
+
+def placed(size: tuple[int, int], config: DataConfig) -> tuple[Area, tuple[int, int]]:
+    """(the part of a picture of this size that is used, the width and height that it gets), as `config.fit` says."""
+    whole = (0, 0, *size)
     if config.fit == "pad":
-        scale = config.resolution / max(decoded.size)
-        wide, high = (max(1, round(side * scale)) for side in decoded.size)
-        part = (0, 0, *decoded.size)
-    else:
-        part = _centre(decoded.size, wide, high)
-    width, height = part[2] - part[0], part[3] - part[1]
+        scale = config.resolution / max(size)
+        return whole, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    return whole if config.fit == "stretch" else _centre(size, *config.inner_size), config.inner_size
+
+
+def check_enlarged(part: Area, wanted: tuple[int, int], config: DataConfig) -> bool:
+    """Whether this part of a picture is smaller than wanted. Raises PictureError where `config.upscale` forbids it."""
+    (width, height), (wide, high) = (part[2] - part[0], part[3] - part[1]), wanted
     is_upscaled = width < wide or height < high
     if is_upscaled and config.upscale == "skip":
         raise PictureError(f"{width} x {height} is smaller than {wide} x {high} (upscale is 'skip')")
@@ -280,18 +366,10 @@ def fit_picture(decoded: Decoded, config: DataConfig) -> Fitted:
             f"{width} x {height} is less than half of {wide} x {high}: ask for a smaller resolution, or set upscale to "
             "'allow'"
         )
-    image, box = _cut(decoded, part)
-    image = _set_channels(image, config)
-    if image.size != (wide, high):
-        image = image.resize((wide, high), _LANCZOS, box)
-    if image.size != (config.resolution, config.resolution):
-        image = _set_on_square(image, config)
-    pixels = np.asarray(image)
-    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return Fitted(np.ascontiguousarray(pixels), is_upscaled)
+    return is_upscaled
 
 
-def _centre(size: tuple[int, int], wide: int, high: int) -> tuple[int, int, int, int]:
+def _centre(size: tuple[int, int], wide: int, high: int) -> Area:
     """The largest centred part of shape wide : high."""
     width = min(size[0], max(1, round(size[1] * wide / high)))
     height = min(size[1], max(1, round(size[0] * high / wide)))
@@ -299,7 +377,7 @@ def _centre(size: tuple[int, int], wide: int, high: int) -> tuple[int, int, int,
     return left, top, left + width, top + height
 
 
-def _cut(decoded: Decoded, part: tuple[int, int, int, int]) -> tuple[Image.Image, Box]:
+def _cut(decoded: Decoded, part: Area) -> tuple[Image.Image, Box]:
     """A part of the picture, given in its own size: whole pixels, and the exact box in them."""
     image, (width, height), area = decoded
     scale_x, scale_y = (area[2] - area[0]) / width, (area[3] - area[1]) / height
@@ -329,9 +407,33 @@ def _set_on_square(image: Image.Image, config: DataConfig) -> Image.Image:
     return square
 
 
-def prepare_picture(data: bytes | np.ndarray, config: DataConfig) -> Fitted:
-    """A picture's bytes or pixels -> its place in the set, by the rules of `DataConfig`. Raises PictureError."""
+def prepare_picture(data: bytes | np.ndarray, config: DataConfig, half: Half | None = None) -> Fitted:
+    """A picture's bytes or pixels -> its place in the set, by the rules of `DataConfig`. Raises PictureError.
+
+    With `half`, that half of a file that holds two pictures side by side.
+    """
     image = open_picture(data)
     with room_for(image):
-        shortest = _JPEG_GAP * config.resolution if config.fast_jpeg else None
-        return fit_picture(decode_picture(image, shortest), config)
+        shortest = _JPEG_GAP * config.resolution if config.fast_jpeg and half is None else None
+        return fit_picture(half_of(decode_picture(image, shortest), half), config)
+
+
+def half_of(decoded: Decoded, half: Half | None) -> Decoded:
+    """One of the two pictures that lie side by side in this one, or with None itself.
+
+    Raises PictureError unless it is exactly twice as wide as high.
+    """
+    if half is None:
+        return decoded
+    image = decoded.image.crop(half_area(decoded.size, half))
+    return Decoded(image, image.size, (0, 0, *image.size))
+
+
+def half_area(size: tuple[int, int], half: Half) -> Area:
+    """Where one of two square pictures side by side lies. Raises PictureError unless the width is twice the height."""
+    width, height = size
+    if width != 2 * height:
+        fault = "of odd width" if width % 2 else "not exactly twice as wide as high"
+        raise PictureError(f"{width} x {height} is {fault}, so it does not hold two square pictures side by side")
+    left = 0 if half == "left" else height
+    return left, 0, left + height, height

@@ -1,12 +1,13 @@
 """Which picture comes next: an endless shuffled order in which the position is the whole state."""
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 
-_FLIP_STREAM = 1 << 63
+_FLIP_STREAM, _CROP_STREAM = 1 << 63, 1 << 62
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,34 @@ class Sampler:
         if position < 0 or count < 1:
             raise ValueError(f"position must be >= 0 and count >= 1, got {position} and {count}")
         chosen, mirrored = [], []
-        end = position + count
-        while position < end:
-            epoch, start = divmod(position, self.num_images)
-            stop = min(self.num_images, start + end - position)
-            order = _epoch_order(self.num_images, self.seed, epoch)[start:stop]
+        for epoch, order in self._epochs(position, count):
             chosen.append(order)
             if self.flip:
                 mirrored.append(_first_flips(self.num_images, self.seed, epoch // 2)[order] ^ bool(epoch % 2))
             else:
                 mirrored.append(np.zeros(len(order), dtype=bool))
-            position += stop - start
         return np.concatenate(chosen), np.concatenate(mirrored)
+
+    def corners(self, position: int, count: int, margin: tuple[int, int]) -> Int64[np.ndarray, "B 2"]:
+        """Top and left of the random crops of the pictures that `indices` gives there, from 0 to `margin`.
+
+        A picture has another one in every epoch; sets of the same margin share them, whatever their pictures.
+        """
+        found = []
+        for epoch, order in self._epochs(position, count):
+            drawn = _stream(self.seed, _CROP_STREAM | epoch, self.num_images)[order]
+            halves = np.stack([drawn >> np.uint64(32), drawn & np.uint64(0xFFFFFFFF)], axis=1)
+            found.append(halves * (np.array(margin, dtype=np.uint64) + np.uint64(1)) >> np.uint64(32))
+        return np.concatenate(found).astype(np.int64)
+
+    def _epochs(self, position: int, count: int) -> Iterator[tuple[int, Int64[np.ndarray, " n"]]]:
+        """(epoch, pictures of it) for these positions."""
+        end = position + count
+        while position < end:
+            epoch, start = divmod(position, self.num_images)
+            stop = min(self.num_images, start + end - position)
+            yield epoch, _epoch_order(self.num_images, self.seed, epoch)[start:stop]
+            position += stop - start
 
 
 def _stream(seed: int, stream: int, count: int) -> UInt64[np.ndarray, " N"]:

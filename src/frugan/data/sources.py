@@ -15,13 +15,14 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from frugan.data.arrays import Arrays, open_arrays
 from frugan.data.labels import LABEL_FILE, Labelled, assign_labels
-from frugan.data.pictures import FILE_LIMIT, DataError, Labels, Part, PictureError, quiet_pillow
+from frugan.data.maps import MapRules
+from frugan.data.pictures import FILE_LIMIT, DataError, Half, Labels, Part, PictureError, quiet_pillow
 
 T = TypeVar("T")
 
@@ -54,7 +55,9 @@ class Source:
     raises PictureError (this picture is unusable) or OSError (the file system failed). `files`: for a folder the file
     of each name; else the archive or files whose content decides everything. `skipped`: (name, reason) seen while
     listing; `ignored`: other files counted by ending. `has_glyphs`: digits or letters, which must not be mirrored.
-    `title`: what a user calls it where that is not its path.
+    `title`: what a user calls it where that is not its path. `half`: the half of each file that is meant, where two
+    pictures lie side by side. `maps`: how to read label maps; None = these are pictures. `instances`: the instance maps
+    of label maps, name for name. `members`: what `names` are called in the folder or archive, where that differs.
     A context manager: leaving it closes the files.
     """
 
@@ -70,6 +73,10 @@ class Source:
     notes: tuple[str, ...] = ()
     has_glyphs: bool = False
     title: str = ""
+    members: tuple[str, ...] = ()
+    half: Half | None = None
+    maps: MapRules | None = None
+    instances: "Source | None" = None
     close: Callable[[], None] = lambda: None
 
     def __enter__(self) -> "Source":
@@ -88,6 +95,8 @@ class Source:
             load=lambda index: whole(chosen[index]),
             files=tuple(self.files[index] for index in chosen) if self.kind == "folder" else self.files,
             labels=None if self.labels is None else tuple(self.labels[index] for index in chosen),
+            members=tuple(self.members[index] for index in chosen) if self.members else (),
+            instances=None if self.instances is None else self.instances.take(chosen),
         )
 
 
@@ -285,14 +294,18 @@ def _source(
 
 
 def _must_not_be_mirrored(place: Path) -> bool:
-    """Whether the notes of a built set (`frugan data build`), beside or up to two folders above, say so."""
+    return read_notes(place).get("flip") is False
+
+
+def read_notes(place: Path) -> dict[str, Any]:
+    """The notes of a built set (`frugan data build`), beside or up to two folders above; empty where there are none."""
     for folder in (place, *place.parents[:2]):
         notes = folder / BUILD_NOTES
         if notes.is_file():
             with contextlib.suppress(OSError, ValueError):
                 facts = json.loads(notes.read_bytes())
-                return isinstance(facts, dict) and facts.get("flip") is False
-    return False
+                return facts if isinstance(facts, dict) else {}
+    return {}
 
 
 def _array_source(place: Path, found: Arrays, labels: Labels) -> Source:

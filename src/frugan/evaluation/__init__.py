@@ -2,10 +2,11 @@
 
 from frugan.evaluation.evaluator import Evaluator
 from frugan.evaluation.protocol import METRICS, EvaluationConfig, Neighbours, PixelProtocol, Protocol, Scores
-from frugan.evaluation.quick import PIXEL_SWD, Evaluation, quick_score
+from frugan.evaluation.quick import PAIRED_L1, PIXEL_SWD, Evaluation, are_paired, quick_score
 
 __all__ = [
     "METRICS",
+    "PAIRED_L1",
     "PIXEL_SWD",
     "Evaluation",
     "EvaluationConfig",
@@ -14,5 +15,6 @@ __all__ = [
     "PixelProtocol",
     "Protocol",
     "Scores",
+    "are_paired",
     "quick_score",
 ]

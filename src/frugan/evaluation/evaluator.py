@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from frugan.data import write
@@ -12,7 +12,16 @@ from frugan.data.dataset import Dataset
 from frugan.data.digests import Progress
 from frugan.evaluation.looking import Features, device_of, features_of
 from frugan.evaluation.paths import PathScores, check_paths
-from frugan.evaluation.pictures import FIRST_SEED, SEED_STEP, Pictures, choice, of_dataset, of_model, shuffled
+from frugan.evaluation.pictures import (
+    FIRST_SEED,
+    SEED_STEP,
+    Pictures,
+    choice,
+    of_dataset,
+    of_model,
+    of_translations,
+    shuffled,
+)
 from frugan.evaluation.pixels import PixelScores
 from frugan.evaluation.protocol import (
     DENSITY_K,
@@ -29,10 +38,12 @@ from frugan.evaluation.protocol import (
     Scores,
     check_count,
 )
+from frugan.evaluation.quick import PAIRED_L1, are_paired
 from frugan.features import FeatureExtractor, as_rgb
 from frugan.metrics.distribution import Estimate, frechet_distance_of, inception_score, kid_exact, kid_subsets
 from frugan.metrics.multiscale import SMALLEST_SIMILAR
 from frugan.metrics.neighbours import density_coverage, memorisation, nearest, precision_recall
+from frugan.metrics.paired import feature_distances, mean_of, pixel_distances
 from frugan.model import Model
 
 _MOST_REALS = 10_000
@@ -75,20 +86,25 @@ class Evaluator:
         self._paths = None if extractor is None else PathScores(extractor, config.seed, self._tell)
 
     def _check_pictures(self) -> None:
-        config, extractor, side = self.config, self.extractor, self.reals.resolution
+        config, extractor = self.config, self.extractor
+        height, width = self.reals.height, self.reals.width
         if config.needs_features and extractor is None:
             raise ValueError(f"a feature network is needed for {', '.join(config.metrics)}")
         if extractor is not None and "is" in config.metrics and "logits" not in extractor.taps:
             raise ValueError(f"the Inception score needs class scores, which {extractor.name} does not give")
         if SWD in config.metrics:
-            config.pyramid.sizes(side, side)
-        if SIMILARITY in config.metrics and side < SMALLEST_SIMILAR:
-            raise ValueError(f"{SIMILARITY} needs pictures of at least {SMALLEST_SIMILAR} px, got {side} px")
+            config.pyramid.sizes(height, width)
+        if SIMILARITY in config.metrics and min(height, width) < SMALLEST_SIMILAR:
+            raise ValueError(
+                f"{SIMILARITY} needs pictures of at least {SMALLEST_SIMILAR} px, got {min(height, width)} px"
+            )
 
     def score(self, fakes: Model | Dataset, *, is_lasting: bool = True) -> Scores:
         """The scores of a model, or of pictures that are there already.
 
-        `is_lasting`: put what was found into the cache; not for a model that trains on.
+        A translator must be `on` its sources; where those are paired with the reals (by name) the distance of each
+        output from its target is scored too: as pixels, and as features where those are looked at. `is_lasting`: put
+        what was found into the cache; not for a model that trains on.
         Raises ValueError for too few pictures, a score that needs a model, or one the extractor cannot give.
         """
         began = time.monotonic()
@@ -97,14 +113,13 @@ class Evaluator:
             raise ValueError(f"generated and real pictures must have the same size, got {sizes}")
         config, count = self.config, self._count(fakes)
         pictures = self._pictures(fakes, count, is_lasting)
-        values: dict[str, float] = {}
-        spreads: dict[str, float] = {}
+        found = self._paired(fakes, pictures)
         neighbours = None
         if self.extractor is not None and config.needs_features:
-            found, neighbours = self._by_network(self.extractor, fakes, pictures)
-            name = self.extractor.name
-            values = {f"{key}-{name}": _value(value) for key, value in found.items()}
-            spreads = {f"{key}-{name}": value.spread for key, value in found.items() if isinstance(value, Estimate)}
+            seen, neighbours = self._by_network(self.extractor, fakes, pictures)
+            found = {f"{key}-{self.extractor.name}": value for key, value in seen.items()} | found
+        values = {name: _value(value) for name, value in found.items()}
+        spreads = {name: value.spread for name, value in found.items() if isinstance(value, Estimate)}
         of_reals: dict[str, float] = {}
         if isinstance(fakes, Dataset):
             # In a random order: neighbours in a folder are often alike.
@@ -134,6 +149,10 @@ class Evaluator:
         found = self._distances(extractor, features, self._real_features)
         if not isinstance(fakes, Dataset) and self._paths is not None:
             found |= self._paths.lengths(fakes, self.config.metrics, pictures.count)
+        ours, theirs = self._common(fakes, pictures)
+        if len(ours):
+            apart = feature_distances(features["pool"][ours], self._real_features["pool"][theirs])
+            found["paired"] = mean_of(apart)
         neighbours = self._neighbours(features, self._real_features) if "nn" in self.config.metrics else None
         if neighbours is not None:
             found["NN-ratio"] = neighbours.ratio
@@ -143,8 +162,11 @@ class Evaluator:
         config = self.config
         if isinstance(fakes, Dataset):
             return of_dataset(fakes, choice(len(fakes), count, config.seed))
-        classes = self._classes(count) if fakes.class_names else None
         passes = config.needs_features + (SWD in config.metrics) + (SIMILARITY in config.metrics)
+        if fakes.sources is not None:
+            is_held = passes + are_paired(fakes.sources, self.reals) > 1
+            return of_translations(fakes, self._source_rows(fakes.sources, count), is_lasting, is_held)
+        classes = self._classes(count) if fakes.class_names else None
         return of_model(fakes, self._seeds(count), classes, config.psi, config.noise, is_lasting, is_held=passes > 1)
 
     def _count(self, fakes: Model | Dataset) -> int:
@@ -156,6 +178,9 @@ class Evaluator:
             needs_model = [name for name in config.metrics if name in PATHS]
             if needs_model:
                 raise ValueError(f"{needs_model[0]} is measured on a model, got pictures")
+        elif fakes.sources is not None:
+            check_paths(fakes, config.metrics)
+            count = min(len(fakes.sources), config.num_fake or len(fakes.sources))
         elif config.num_fake is None:
             raise ValueError("how many pictures a model is to draw must be said: num_fake is None")
         else:
@@ -166,13 +191,16 @@ class Evaluator:
 
     def _protocol(self, fakes: Model | Dataset, pictures: Pictures) -> Protocol:
         config, extractor = self.config, self.extractor if self.config.needs_features else None
-        is_model = not isinstance(fakes, Dataset)
+        is_model = not isinstance(fakes, Dataset) and fakes.sources is None
         seeds = self._seeds(pictures.count)
         reals = self.reals.facts.path or "pictures in memory"
         if isinstance(fakes, Dataset):
             what = f"{fakes.facts.path or 'pictures in memory'}, fingerprint {fakes.fingerprint[:12]}"
         else:
             what = f"model {fakes.hash}"
+            if fakes.sources is not None:
+                known = fakes.sources.facts.path or "pictures in memory"
+                what += f" on {known}, fingerprint {fakes.sources.fingerprint[:12]}"
         has_paths = self._paths is not None and not set(PATHS).isdisjoint(config.metrics)
         return Protocol(
             extractor=extractor.name if extractor else None,
@@ -193,6 +221,7 @@ class Evaluator:
             subset_size=config.subset_size,
             path_distance=self._paths.distance_name if has_paths and self._paths else None,
             pixels=self._pixel_protocol(pictures),
+            pairs=len(self._common(fakes, pictures)[0]) or None,
         )
 
     def _pixel_protocol(self, pictures: Pictures) -> PixelProtocol | None:
@@ -208,6 +237,37 @@ class Evaluator:
             pairs=pixels.pairs(pictures) if has_similarity else None,
             real_pairs=pixels.pairs() if has_similarity else None,
         )
+
+    # -- translations -------------------------------------------------------------------------------------------------
+
+    def _source_rows(self, sources: Dataset, count: int) -> Int64[np.ndarray, " N"]:
+        return choice(len(sources), count, self.config.seed)
+
+    def _common(
+        self, fakes: Model | Dataset, pictures: Pictures
+    ) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
+        """Places among the generated and among the real pictures that belong together; none where nothing is paired."""
+        none = np.zeros(0, dtype=np.int64)
+        if isinstance(fakes, Dataset) or fakes.sources is None or not are_paired(fakes.sources, self.reals):
+            return none, none
+        rows = self._source_rows(fakes.sources, pictures.count)
+        _, ours, theirs = np.intersect1d(rows, self._rows, assume_unique=True, return_indices=True)
+        return ours, theirs
+
+    def _paired(self, fakes: Model | Dataset, pictures: Pictures) -> dict[str, Estimate | float]:
+        """The mean absolute difference of outputs and targets, with its standard error; empty without pairs."""
+        ours, theirs = self._common(fakes, pictures)
+        if not len(ours):
+            return {}
+        parts, start = [], 0
+        target_of = dict(zip(ours.tolist(), self._rows[theirs].tolist(), strict=True))
+        for images in pictures.batches():
+            places = [place for place in range(start, start + len(images)) if place in target_of]
+            if places:
+                targets = self.reals.batch([target_of[place] for place in places])
+                parts.append(pixel_distances(images[[place - start for place in places]].cpu(), targets))
+            start += len(images)
+        return {PAIRED_L1: mean_of(torch.cat(parts))}
 
     # -- scores of features -------------------------------------------------------------------------------------------
 
@@ -265,6 +325,8 @@ class Evaluator:
         config = self.config
         if isinstance(fakes, Dataset):
             return fakes.batch(choice(len(fakes), count, config.seed)[index : index + 1])
+        if fakes.sources is not None:
+            return fakes.sample([int(self._source_rows(fakes.sources, count)[index])]).cpu()
         classes = self._classes(count) if fakes.class_names else None
         own = None if classes is None else [classes[index]]
         return fakes.sample([self._seeds(count)[index]], classes=own, psi=config.psi, noise=config.noise).cpu()

@@ -16,8 +16,12 @@ from frugan.model import Model
 
 
 def check_paths(model: Model, metrics: tuple[str, ...]) -> None:
-    """Raise ValueError for w paths of a model without styles, and for paths of one that is still growing."""
+    """Raise ValueError for w paths of a model without styles, and for paths of one that is still growing or that draws
+    nothing from latents.
+    """
     for config in (PATHS[name] for name in metrics if name in PATHS):
+        if model.is_translator:
+            raise ValueError(f"path lengths need latents, which a {model.family} model has not: leave them out")
         if config.space == "w" and not model.has_styles:
             raise ValueError(f"a {model.family} model has no styles (w): ask for ppl-z-end or ppl-z-full")
         if not model.is_grown:
@@ -60,7 +64,7 @@ class PathScores:
 
     def _walk(self, model: Model, count: int, config: PathConfig) -> Float[Tensor, " N"]:
         generator = torch.Generator().manual_seed(self._seed)
-        net, size = model.generator, model.generator.config
+        net, size = model.artist, model.artist.config
         parts = []
         with torch.inference_mode():
             for start in range(0, count, BATCH):

@@ -86,3 +86,11 @@ def of_model(
         return model.stream(seeds, classes, psi=psi, noise=noise, batch=BATCH)
 
     return Pictures(draw, len(seeds), key, is_held)
+
+
+def of_translations(model: Model, rows: Int64[np.ndarray, " N"], is_lasting: bool, is_held: bool) -> Pictures:
+    """What a model that is on a set makes of these rows of it."""
+    assert model.sources is not None
+    seeds = rows.tolist()
+    key = ["translations", model.hash, model.sources.take(rows).fingerprint] if is_lasting else None
+    return Pictures(lambda: model.stream(seeds, batch=BATCH), len(seeds), key, is_held)

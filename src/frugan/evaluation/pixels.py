@@ -84,8 +84,8 @@ class PixelScores:
         return _kept(["sliced", keys, settings] if is_known else None, measure)
 
     def _descriptors(self, pictures: Pictures, count: int, role: int, text: str) -> Descriptors:
-        size = self._reals.resolution
-        found = Descriptors(count, (size, size), self._config, self._draws(role))
+        height, width = self._reals.height, self._reals.width
+        found = Descriptors(count, (height, width), self._config, self._draws(role))
         watch = Watch(count, self._tell, text)
         for images in pictures.batches(count):
             found.add(as_rgb(images).to(self._device))

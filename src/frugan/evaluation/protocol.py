@@ -116,7 +116,8 @@ class Protocol:
     """Everything a score depends on: two scores compare only where all of this but `fakes` is equal.
 
     `seeds`, `psi`, `noise`: of the generated pictures, None where they came from files. `extractor`, `fingerprint`,
-    `resizer`: None where no network was asked. `path_distance`: what path lengths were measured with.
+    `resizer`: None where no network was asked. `path_distance`: what path lengths were measured with. `pairs`: how many
+    outputs of a translator were held against their own targets.
     """
 
     extractor: str | None
@@ -140,6 +141,7 @@ class Protocol:
     splits: int = SPLITS
     path_distance: str | None = None
     pixels: PixelProtocol | None = None
+    pairs: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -197,6 +199,9 @@ class Scores:
             )
         if known.path_distance is not None:
             lines.append(f"paths      {known.path_distance}")
+        if known.pairs is not None:
+            apart = "mean absolute difference of pixels in [0, 1]; Euclidean distance of features; ± standard error"
+            lines.append(f"paired     {known.pairs:,} outputs with their targets: {apart}")
         if known.pixels is not None:
             lines += known.pixels.text(known.seed)
         width = max(len(name) for name in self.values)

@@ -1,8 +1,9 @@
-"""From a generator to the bytes of an ONNX graph.
+"""From a generator or translator to the bytes of an ONNX graph.
 
-Inputs z (N, z_dim), psi (num_ws,), w_shift (N, num_ws, w_dim), noise_strength (), and labels (N, num_classes) where
-there are classes; outputs images (N, C, H, W) and w (N, num_ws, w_dim); all float32, any N. Why these:
-docs/decisions/0005-export-inputs.md.
+Of a generator: inputs z (N, z_dim), psi (num_ws,), w_shift (N, num_ws, w_dim), noise_strength (), and where there are
+classes labels (N, num_classes); outputs images (N, C, H, W) and w (N, num_ws, w_dim); all float32, any N. Why these:
+docs/decisions/0005-export-inputs.md. Of a translator: input source (N, maps, H, W), output images; any N, and any H and
+W that are multiples, but for label maps, which have the size they were learned at.
 """
 
 import contextlib
@@ -17,11 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from frugan.models.generator import ImageTranslator
+from frugan.models.spade import SpadeConfig, SpadeTranslator
 from frugan.models.stylegan2 import Generator
 from frugan.runtime import FACTS
 
 OPSET = 18
 BATCH = "N"
+AXES = {2: "H", 3: "W"}
 _HALF_FROM = 256
 _EXPORTER_LOG = "torch.onnx._internal.exporter._registration"
 
@@ -52,8 +56,58 @@ class ExportedGenerator(nn.Module):
         return generator.synthesis(w, noise), w
 
 
-def inputs_of(generator: Generator, batch: int) -> dict[str, Tensor]:
-    """Inputs of the right shapes, by name and in order: random z and classes, psi 1, no shift, full noise."""
+class ExportedTranslator(nn.Module):
+    """The translator as it is drawn from: no subnet, no dropout."""
+
+    def __init__(self, translator: ImageTranslator) -> None:
+        super().__init__()
+        is_spectral = isinstance(translator, SpadeTranslator) and translator.config.spectral
+        self.translator = translator.fold_spectral() if is_spectral else translator  # type: ignore[operator]
+
+    def forward(self, source: Float[Tensor, "N maps H W"]) -> tuple[Float[Tensor, "N C H W"]]:
+        """(images,) of what the translator reads."""
+        images: Tensor = self.translator.translate(source)
+        return (images,)
+
+
+Network = Generator | ImageTranslator
+
+
+def exported(net: Network) -> nn.Module:
+    """The network with what a request sets as tensors."""
+    return ExportedGenerator(net) if isinstance(net, Generator) else ExportedTranslator(net)
+
+
+def outputs_of(net: Network) -> list[str]:
+    """The names of what comes out."""
+    return ["images", "w"] if isinstance(net, Generator) else ["images"]
+
+
+def fixed_size(net: ImageTranslator) -> tuple[int, int] | None:
+    """Height and width, where only these are exported."""
+    return net.config.size if isinstance(net.config, SpadeConfig) else None
+
+
+def random_source(
+    net: ImageTranslator, batch: int, size: tuple[int, int] | None = None, seed: int = 0
+) -> Float[Tensor, "N maps H W"]:
+    """What the network reads of random pixels or label numbers; pictures of 64 px or the least size, unless told."""
+    config, draw = net.config, torch.Generator().manual_seed(seed)
+    least = max(config.multiple, 64)
+    height, width = fixed_size(net) or size or (least, least)
+    top = config.num_labels if isinstance(config, SpadeConfig) else 256
+    source = torch.randint(0, top, (batch, config.source_channels, height, width), generator=draw, dtype=torch.uint8)
+    if isinstance(config, SpadeConfig):
+        source[:, 1:] %= 2
+    return net.read(source)
+
+
+def inputs_of(generator: Network, batch: int) -> dict[str, Tensor]:
+    """Inputs of the right shapes, by name and in order: random z and classes, psi 1, no shift, full noise; or a random
+    source.
+    """
+    if isinstance(generator, ImageTranslator):
+        return {"source": random_source(generator, batch)}
     config = generator.config
     inputs = {
         "z": torch.randn(batch, config.z_dim),
@@ -66,17 +120,29 @@ def inputs_of(generator: Generator, batch: int) -> dict[str, Tensor]:
     return inputs
 
 
-def trace(generator: Generator) -> torch.export.ExportedProgram:
-    """The generator's float32 graph of plain torch operations, for any batch size. The generator stays as it is."""
+def trace(generator: Network) -> torch.export.ExportedProgram:
+    """The network's float32 graph of plain torch operations, for any batch size. The network stays as it is."""
     own = copy.deepcopy(generator).cpu().float().eval().requires_grad_(False)
     inputs = inputs_of(own, 2)
-    size = torch.export.Dim(BATCH, min=1, max=2**16)
-    shapes = {name: {0: size} if tensor.ndim > 1 else None for name, tensor in inputs.items()}
+    shapes = {name: _shape(own, tensor) for name, tensor in inputs.items()}
     with torch.no_grad():
-        return torch.export.export(ExportedGenerator(own), tuple(inputs.values()), dynamic_shapes=shapes)
+        return torch.export.export(exported(own), tuple(inputs.values()), dynamic_shapes=shapes)
 
 
-def to_onnx(generator: Generator, facts: Mapping[str, Any], *, half: bool = False) -> bytes:
+def _shape(net: Network, tensor: Tensor) -> dict[int, Any] | None:
+    """Which axes of an input are free: the batch, and height and width of pictures in steps."""
+    if tensor.ndim <= 1:
+        return None
+    free: dict[int, Any] = {0: torch.export.Dim(BATCH, min=1, max=2**16)}
+    if isinstance(net, ImageTranslator) and fixed_size(net) is None:
+        step = net.config.multiple
+        least = max(-(-8 // step), 1)  # smaller ones cannot be reflected
+        for axis, name in ((2, "rows"), (3, "columns")):
+            free[axis] = step * torch.export.Dim(name, min=least, max=2**15 // step)
+    return free
+
+
+def to_onnx(generator: Network, facts: Mapping[str, Any], *, half: bool = False) -> bytes:
     """The bytes of the ONNX model, with `facts` inside; `half` stores weights as float16 and computes in float32.
 
     Raises ImportError where onnx or onnxscript is missing.
@@ -92,7 +158,7 @@ def to_onnx(generator: Generator, facts: Mapping[str, Any], *, half: bool = Fals
             dynamo=True,
             opset_version=OPSET,
             input_names=names,
-            output_names=["images", "w"],
+            output_names=outputs_of(generator),
             external_data=False,
             verbose=False,
             optimize=False,
@@ -127,16 +193,16 @@ def _quiet() -> Iterator[None]:
 
 
 def _clean(model: Any) -> None:
-    """Name the batch axis, and drop the exporter's notes: they hold source lines and paths of this machine."""
+    """Name the free axes, and drop the exporter's notes: they hold source lines and paths of this machine."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
         del part.metadata_props[:]
         part.doc_string = ""
     del graph.value_info[:]
     for value in (*graph.input, *graph.output):
-        for axis in value.type.tensor_type.shape.dim:
+        for place, axis in enumerate(value.type.tensor_type.shape.dim):
             if axis.dim_param:
-                axis.dim_param = BATCH
+                axis.dim_param = AXES.get(place, BATCH)
     model.producer_name, model.producer_version = "frugan", ""
 
 

@@ -13,14 +13,16 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import frugan
 from frugan.checkpoint import write_durably
 from frugan.data.write import explained
-from frugan.export.graph import ExportedGenerator, inputs_of, to_onnx
+from frugan.export.graph import Network, exported, fixed_size, inputs_of, random_source, to_onnx
 from frugan.metrics.measure import Latency, Memory, latencies, peak_memory
 from frugan.model import Model
+from frugan.models.generator import ImageTranslator
+from frugan.models.spade import SpadeConfig
 from frugan.models.stylegan2 import Generator
 from frugan.runtime import FACTS, Runtime, drawing
 
@@ -31,6 +33,7 @@ FACTS_FILE, CARD = "model.json", "README.md"
 FILES = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 LEVELS = 127.5  # grey levels for one unit of the models' [-1, 1]
 FP32_LIMIT = 1e-4
+MEASURED = (256, 256)  # the size at which translators of pictures are timed
 
 
 class ExportError(ValueError):
@@ -83,6 +86,7 @@ class Exported:
     threads: int
     memory: Memory | None
     notes: tuple[str, ...]
+    usage: str
 
 
 def export(
@@ -107,9 +111,7 @@ def export(
     tell = progress or (lambda _: None)
     if precision == "bf16" and to == "onnx":
         raise ExportError("bf16 needs --to openvino; onnxruntime computes in float32 on a CPU, so take fp32 or fp16")
-    if not model.has_styles:
-        raise ExportError(f"only stylegan2 models can be exported, this is a {model.family} model")
-    generator = model.styles
+    generator: Network = model.translator if model.is_translator else _styled(model)
     _check_place(folder, overwrite)
     facts = _facts(model, to, precision)
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.part")
@@ -117,7 +119,7 @@ def export(
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         try:
-            tell("tracing the generator (half a minute or so)")
+            tell("tracing the network (half a minute or so)")
             _write(generator, scratch, facts, to, precision)
             path = scratch / FILES[to][0]
             tell("comparing with the trained model")
@@ -140,7 +142,14 @@ def export(
         threads=torch.get_num_threads(),
         memory=memory,
         notes=_notes(precision, verification),
+        usage=usage(model, "onnxruntime" if to == "onnx" else "openvino", str(folder / FILES[to][0])),
     )
+
+
+def _styled(model: Model) -> Generator:
+    if not model.has_styles:
+        raise ExportError(f"only stylegan2 models and translators can be exported, this is a {model.family} model")
+    return model.styles
 
 
 def _check_place(folder: Path, overwrite: bool) -> None:
@@ -162,8 +171,54 @@ def _check_place(folder: Path, overwrite: bool) -> None:
 
 def _facts(model: Model, to: Target, precision: Precision) -> dict[str, Any]:
     """What a program needs to know to run the model, and a person to use it."""
-    config = model.styles.config
     data = model.info.get("data") or {}
+    return {
+        "format": FORMAT,
+        "frugan": frugan.__version__,
+        "model": model.hash,
+        "target": to,
+        "weights": "float32" if precision == "fp32" else "float16",
+        "execution": "bfloat16" if precision == "bf16" else "float32",
+        "class_names": list(model.class_names),
+        "licence": model.info.get("licence"),
+        "data_licence": data.get("licence"),
+        "images_seen": model.info.get("images_seen"),
+        **(_facts_of_translator(model.translator) if model.is_translator else _facts_of_generator(model)),
+    }
+
+
+def _facts_of_translator(net: ImageTranslator) -> dict[str, Any]:
+    config, size = net.config, fixed_size(net)
+    height, width = size or ("H", "W")
+    labels = config.num_labels if isinstance(config, SpadeConfig) else None
+    if labels is None:
+        meaning = f"pixels are round(127.5 (x + 1)); sides are multiples of {config.multiple}, and at least 8"
+    else:
+        edges = ", and one of the edges of instances" if config.source_channels == 2 else ""
+        meaning = f"a map of 0 and 1 for each of {labels} labels{edges}"
+    maps = inputs_of(net, 1)["source"].shape[1]
+    return {
+        "source_channels": config.source_channels,
+        "channels": config.channels,
+        "multiple": config.multiple,
+        "size": None if size is None else list(size),
+        "num_labels": labels,
+        "inputs": [{"name": "source", "shape": ["N", maps, height, width], "dtype": "float32", "meaning": meaning}],
+        "outputs": [_images(config.channels, height, width)],
+    }
+
+
+def _images(channels: int, height: int | str, width: int | str) -> dict[str, Any]:
+    return {
+        "name": "images",
+        "shape": ["N", channels, height, width],
+        "dtype": "float32",
+        "meaning": "about [-1, 1]; as pixels round(127.5 (x + 1)), limited to 0..255",
+    }
+
+
+def _facts_of_generator(model: Model) -> dict[str, Any]:
+    config = model.styles.config
     inputs = {
         "z": "latent codes: rows of normal random numbers",
         "psi": "truncation of each style: 1 none, 0 gives the average",
@@ -176,29 +231,17 @@ def _facts(model: Model, to: Target, precision: Precision) -> dict[str, Any]:
         for name, tensor in inputs_of(model.styles, 1).items()
     }
     return {
-        "format": FORMAT,
-        "frugan": frugan.__version__,
-        "model": model.hash,
-        "target": to,
-        "weights": "float32" if precision == "fp32" else "float16",
-        "execution": "bfloat16" if precision == "bf16" else "float32",
         "resolution": config.resolution,
         "channels": config.channels,
         "z_dim": config.z_dim,
         "w_dim": config.w_dim,
         "num_ws": config.num_ws,
-        "class_names": list(model.class_names),
         "inputs": [
             {"name": name, "shape": shape, "dtype": "float32", "meaning": inputs[name]}
             for name, shape in shapes.items()
         ],
         "outputs": [
-            {
-                "name": "images",
-                "shape": ["N", config.channels, config.resolution, config.resolution],
-                "dtype": "float32",
-                "meaning": "about [-1, 1]; as pixels round(127.5 (x + 1)), limited to 0..255",
-            },
+            _images(config.channels, config.resolution, config.resolution),
             {
                 "name": "w",
                 "shape": ["N", config.num_ws, config.w_dim],
@@ -206,13 +249,10 @@ def _facts(model: Model, to: Target, precision: Precision) -> dict[str, Any]:
                 "meaning": "the styles that were drawn: average + psi (mapping(z) - average) + w_shift",
             },
         ],
-        "licence": model.info.get("licence"),
-        "data_licence": data.get("licence"),
-        "images_seen": model.info.get("images_seen"),
     }
 
 
-def _write(generator: Generator, folder: Path, facts: dict[str, Any], to: Target, precision: Precision) -> None:
+def _write(generator: Network, folder: Path, facts: dict[str, Any], to: Target, precision: Precision) -> None:
     missing = [name for name in ("onnx", "onnxscript") if not _is_installed(name)]
     if missing:
         raise ExportError(f"an export needs {' and '.join(missing)}: pip install 'frugan[export]'")
@@ -240,8 +280,15 @@ def _is_installed(package: str) -> bool:
 # ---- comparison ---------------------------------------------------------------------------------------------------
 
 
-def _cases(generator: Generator) -> list[dict[str, Tensor]]:
-    """Inputs to compare on: batch sizes 1 and 4, psi 1 and 0.7, no noise, z of zeros, psi by style, shifted w."""
+def _cases(generator: Network) -> list[dict[str, Tensor]]:
+    """Inputs to compare on: random sources of two sizes and batches; or for a generator batch sizes 1 and 4, psi 1 and
+    0.7, no noise, z of zeros, psi by style, shifted w.
+    """
+    if isinstance(generator, ImageTranslator):
+        step = generator.config.multiple
+        large = max(step, 64)
+        sizes = ((large, large), (max(step, 16), large + step))
+        return [{"source": random_source(generator, batch, size, batch)} for batch in (1, 2) for size in sizes]
     draw = torch.Generator().manual_seed(0)
     num_ws = generator.config.num_ws
     cases = []
@@ -261,29 +308,24 @@ def _cases(generator: Generator) -> list[dict[str, Tensor]]:
     return cases
 
 
-def verify(generator: Generator, runtime: Runtime, precision: Precision) -> Verification:
-    """How far the exported model's pictures and styles are from those of the generator, in float32 on the CPU."""
-    eager = ExportedGenerator(generator).eval()
+def verify(generator: Network, runtime: Runtime, precision: Precision) -> Verification:
+    """How far the exported model's pictures and styles are from those of the network, in float32 on the CPU."""
+    eager = exported(generator).eval()
     device = next(generator.parameters()).device
     worst, total, worst_w, pictures, pixels = 0.0, 0.0, 0.0, 0, 0
     for case in _cases(generator):
         with torch.inference_mode():
             on_device = {name: tensor.to(device) for name, tensor in case.items()}
-            images, w = (tensor.cpu().double().numpy() for tensor in eager(**on_device))
-        arrays = {name: tensor.numpy() for name, tensor in case.items()}
-        ours, our_w = runtime.run(
-            arrays["z"],
-            labels=arrays.get("labels"),
-            psi=arrays["psi"],
-            w_shift=arrays["w_shift"],
-            noise=float(arrays["noise_strength"]),
-        )
-        if ours.shape != images.shape or our_w.shape != w.shape:
-            raise ExportError(f"the exported model gives {ours.shape} and {our_w.shape}, not {images.shape}, {w.shape}")
+            images, *styles = (tensor.cpu().double().numpy() for tensor in eager(**on_device))
+        ours, *our_styles = _run(runtime, case)
+        shapes = [array.shape for array in (images, *styles)], [array.shape for array in (ours, *our_styles)]
+        if shapes[0] != shapes[1]:
+            raise ExportError(f"the exported model gives {shapes[1]}, not {shapes[0]}")
         distance = np.abs(images - ours) / max(1.0, float(np.abs(images).max())) * LEVELS
         worst = float(np.fmax(worst, distance.max())) if np.isfinite(distance).all() else float("inf")
         total += float(distance.sum())
-        worst_w = max(worst_w, float((np.abs(w - our_w) / max(1.0, float(np.abs(w).max()))).max()))
+        for w, our_w in zip(styles, our_styles, strict=True):
+            worst_w = max(worst_w, float((np.abs(w - our_w) / max(1.0, float(np.abs(w).max()))).max()))
         pictures, pixels = pictures + len(images), pixels + images.size
     return Verification(
         worst_levels=worst,
@@ -291,6 +333,20 @@ def verify(generator: Generator, runtime: Runtime, precision: Precision) -> Veri
         worst_w=worst_w,
         pictures=pictures,
         execution=runtime.execution,
+    )
+
+
+def _run(runtime: Runtime, case: dict[str, Tensor]) -> tuple[np.ndarray, ...]:
+    """What comes out of the exported model, in the order of its outputs."""
+    arrays = {name: tensor.numpy() for name, tensor in case.items()}
+    if "source" in arrays:
+        return (runtime.run_source(arrays["source"]),)
+    return runtime.run(
+        arrays["z"],
+        labels=arrays.get("labels"),
+        psi=arrays["psi"],
+        w_shift=arrays["w_shift"],
+        noise=float(arrays["noise_strength"]),
     )
 
 
@@ -308,24 +364,26 @@ def _refuse(found: Verification, precision: Precision) -> None:
 # ---- measures -----------------------------------------------------------------------------------------------------
 
 
-def _latency(generator: Generator, path: Path, repeats: int) -> dict[tuple[str, int], Latency]:
+def _latency(generator: Network, path: Path, repeats: int) -> dict[tuple[str, int], Latency]:
     runtime = Runtime(path, threads=torch.get_num_threads())
-    eager = ExportedGenerator(generator).eval()
+    eager = exported(generator).eval()
     device = next(generator.parameters()).device
     found: dict[tuple[str, int], Latency] = {}
-    for batch in (1, 16):
+    is_translator = isinstance(generator, ImageTranslator)
+    for batch in (1,) if is_translator else (1, 16):
         inputs = inputs_of(generator, batch)
-        arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+        if isinstance(generator, ImageTranslator):
+            inputs = {"source": random_source(generator, batch, MEASURED)}
         calls: dict[str, Callable[[], object]] = {
             "eager": partial(_eager, eager, {name: tensor.to(device) for name, tensor in inputs.items()}),
-            "exported": partial(runtime.run, arrays["z"], labels=arrays.get("labels")),
+            "exported": partial(_run, runtime, inputs),
         }
         for name, latency in latencies(calls, repeats=repeats).items():
             found[name, batch] = latency
     return found
 
 
-def _eager(net: ExportedGenerator, inputs: dict[str, Tensor]) -> Tensor:
+def _eager(net: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     with torch.inference_mode():
         images: Tensor = net(**inputs)[0].cpu()
         return images
@@ -353,19 +411,33 @@ def _card(model: Model, facts: dict[str, Any], to: Target) -> str:
     data = model.info.get("data") or {}
     engine = "onnxruntime" if to == "onnx" else "openvino"
     lines = [
-        "# An image generator exported by frugan",
+        f"# An image {'translator' if model.is_translator else 'generator'} exported by frugan",
         "",
-        f"- pictures: {facts['resolution']} px, {facts['channels']} channels",
+        f"- pictures: {_pictures(facts)}",
         f"- model: {facts['model']}, weights {facts['weights']}",
         f"- images seen in training: {facts['images_seen'] or 'unknown'}",
         f"- trained on: {data.get('source') or 'unknown'}",
         f"- licence of the model: {facts['licence'] or 'not stated'}",
         f"- licence of the training pictures: {facts['data_licence'] or 'not stated'}",
         "",
-        f"Draw with numpy and {engine}: `python -m frugan.runtime {FILES[to][0]} --seeds 0-15 --out grid.png`.",
+        usage(model, engine, FILES[to][0]),
         f"Inputs and outputs are described in `{FACTS_FILE}`. Nothing in this folder is executed.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def usage(model: Model, engine: str, file: str) -> str:
+    """How to use an exported model, in a sentence."""
+    if model.is_translator:
+        return f"Translate with numpy and {engine}: `frugan.runtime.Runtime({file!r}).translate(pictures)`."
+    return f"Draw with numpy and {engine}: `python -m frugan.runtime {file} --seeds 0-15 --out grid.png`."
+
+
+def _pictures(facts: dict[str, Any]) -> str:
+    if "resolution" in facts:
+        return f"{facts['resolution']} px, {facts['channels']} channels"
+    sizes = "any size" if facts["size"] is None else "{1} x {0} px".format(*facts["size"])
+    return f"{facts['source_channels']} to {facts['channels']} channels, {sizes}"
 
 
 def _publish(scratch: Path, folder: Path) -> None:

@@ -16,17 +16,17 @@ from torch import Tensor
 from frugan import __version__, checkpoint
 from frugan import model as models
 from frugan.inert import InertError, Record, read_torch
-from frugan.interop import nvidia, rosinality
+from frugan.interop import nvidia, rosinality, translation
 from frugan.interop.imported import Foreign, Imported, ImportProblem, self_check
 from frugan.model import Model
 
-__all__ = ["ImportProblem", "Imported", "import_checkpoint", "read"]
+__all__ = ["ImportProblem", "Imported", "describe", "import_checkpoint", "read"]
 
 Progress = Callable[[int, int, str], None]
 
 KNOWN = (
-    "StyleGAN2 pickles of NVIDIA's StyleGAN2-ADA-PyTorch and StyleGAN3 repositories, and StyleGAN2 checkpoints of "
-    "rosinality, AnyCost GAN and Sketch Your Own GAN"
+    "StyleGAN2 pickles of NVIDIA's StyleGAN2-ADA-PyTorch and StyleGAN3 repositories, StyleGAN2 checkpoints of "
+    "rosinality, AnyCost GAN and Sketch Your Own GAN, and networks of CycleGAN, pix2pix, GAN Compression and GauGAN"
 )
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -34,6 +34,8 @@ _LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 def read(path: Path | str, progress: Progress | None = None) -> Imported:
     """The model in a foreign checkpoint, checked: weights, average style and a picture.
+
+    `path` is a file, or the folder with the networks of one training of CycleGAN, pix2pix or GauGAN.
 
     Raises ImportProblem (a ValueError) for what is not one, is damaged, asks to run something, or is not supported.
     """
@@ -50,13 +52,13 @@ def read(path: Path | str, progress: Progress | None = None) -> Imported:
         "origin": {
             "family": foreign.family,
             "file": path.name,
-            "size_bytes": path.stat().st_size,
+            "size_bytes": sum(file.stat().st_size for file in _files(path)),
             "sha256": _digest(path),
             **foreign.facts,
         },
         "notes": list(foreign.notes),
     }
-    model = Model(foreign.generator, foreign.discriminator, info)
+    model = Model(foreign.generator, foreign.discriminator, info, foreign.reverse)
     tell(2, 3, f"checking {path.name}")
     try:
         check = self_check(model)
@@ -70,27 +72,57 @@ def _without(text: str, name: str) -> str:
     return text.removeprefix(f"{name}: ")
 
 
+def _files(path: Path) -> list[Path]:
+    """The file itself, or those of a folder, hidden ones left out."""
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+
+
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Of the file; of a folder over the digests of its files."""
+    digests = []
+    for name in _files(path):
+        with name.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if not path.is_dir() else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _read(path: Path) -> Foreign:
     if path.is_dir():
-        raise ImportProblem("it is a folder; the file of the checkpoint is needed")
+        return _read_folder(path)
     if not path.is_file():
         raise ImportProblem("there is no such file")
-    with path.open("rb") as file:
-        head = file.read(64)
+    head = _head(path)
     if not head:
         raise ImportProblem("the file is empty")
-    if head.startswith((_ZIP, _LEGACY_TORCH)):
-        return rosinality.read(_table(read_torch(path, constructors=rosinality.CONSTRUCTORS)))
+    content = _content(path, head)
+    if content is not None:
+        return translation.read([(path.name, content)]) if translation.holds(content) else rosinality.read(content)
     if head.startswith(_PICKLE):
         return nvidia.read(path)
-    if head[8:9] == b"{":
-        return rosinality.read(_read_safetensors(path))
     raise ImportProblem(f"it is none of the checkpoints that are read: {KNOWN}")
+
+
+def _read_folder(path: Path) -> Foreign:
+    """The networks of a translator that lie side by side in a folder; other files are passed over."""
+    found = [(file.name, content) for file in _files(path) if (content := _content(file, _head(file))) is not None]
+    networks = [(name, content) for name, content in found if translation.holds(content)]
+    if not networks:
+        raise ImportProblem("no file in this folder holds a network that translates; for other models give the file")
+    return translation.read(networks)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
+
+
+def _content(path: Path, head: bytes) -> Mapping[str, Any] | None:
+    """The table in a file of torch or safetensors; None for files of other kinds."""
+    if head.startswith((_ZIP, _LEGACY_TORCH)):
+        return _table(read_torch(path, constructors=rosinality.CONSTRUCTORS))
+    return _read_safetensors(path) if head[8:9] == b"{" else None
 
 
 def _table(content: Any) -> Mapping[str, Any]:
@@ -132,16 +164,26 @@ def _refuse_target(out: Path, overwrite: bool) -> None:
         raise ImportProblem(f"{out} exists: {advice}")
 
 
+def describe(model: Model) -> str:
+    """What a model makes, in a few words."""
+    if model.is_translator:
+        config = model.translator.config
+        ways = ", both directions" if model.reverse is not None else ""
+        return f"A translator ({config.source_channels} to {config.channels} channels{ways})"
+    settings = model.artist.config
+    classes = f", {settings.num_classes} classes" if settings.num_classes else ""
+    return f"A {settings.resolution} px generator ({settings.channels} channels{classes})"
+
+
 def model_card(imported: Imported) -> str:
     """The README.md of an imported model."""
     origin = imported.model.info["origin"]
-    config = imported.model.generator.config
-    classes = f", {config.num_classes} classes" if config.num_classes else ""
+    tags = "image-to-image" if imported.model.is_translator else "image-generation, stylegan2"
     training_set = origin.get("training_set")
     lines = [
-        *("---", "library_name: frugan", "tags: [gan, image-generation, stylegan2]", "license: other", "---", ""),
+        *("---", "library_name: frugan", f"tags: [gan, {tags}]", "license: other", "---", ""),
         *(f"# {Path(origin['file']).stem}", ""),
-        f"A {config.resolution} px generator ({config.channels} channels{classes}), imported by frugan {__version__}.",
+        f"{describe(imported.model)}, imported by frugan {__version__}.",
         *("", "## Origin", ""),
         f"- family: {imported.family}",
         f"- file: {origin['file']} ({origin['size_bytes']:,} bytes)",

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from frugan import models
 from frugan.config import suggest
 from frugan.model import Model
-from frugan.models.stylegan2 import Discriminator, Generator
+from frugan.models.generator import ImageGenerator, ImageTranslator
+from frugan.models.spade import SpadeConfig
 
 MAX_PARAMETERS = 2_000_000_000
 """A network with more weights than this is refused before anything is allocated."""
@@ -41,10 +42,11 @@ class Foreign:
 
     family: str
     licence: str
-    generator: Generator
-    discriminator: Discriminator | None
+    generator: ImageGenerator | ImageTranslator
+    discriminator: nn.Module | None
     notes: tuple[str, ...]
     facts: Mapping[str, Any]
+    reverse: ImageTranslator | None = None
 
 
 def build_network(config: Any, tensors: Mapping[str, Tensor], theirs: Mapping[str, str], what: str) -> nn.Module:
@@ -95,22 +97,38 @@ def refuse_settings(given: Mapping[str, Any], known: Mapping[str, Any], what: st
 
 
 def self_check(model: Model) -> tuple[str, ...]:
-    """What was measured, a line each: weights, average style, a picture.
+    """What was measured, a line each: weights, average style, a picture; of translators a picture of each direction.
 
     Raises ImportProblem where a weight is not finite, or the picture is not finite or a single colour.
     """
-    nets: dict[str, nn.Module] = {"generator": model.generator}
-    if model.discriminator is not None:
-        nets["discriminator"] = model.discriminator
+    roles = {"generator": model.generator, "discriminator": model.discriminator, "reverse": model.reverse}
     lines = []
-    for role, net in nets.items():
+    for role, net in roles.items():
+        if net is None:
+            continue
         for name, tensor in net.state_dict().items():
             if not tensor.isfinite().all():
                 raise ImportProblem(f"the {role}'s {name} holds numbers that are not finite: the file is damaged")
         lines.append(f"{role}: {sum(tensor.numel() for tensor in net.parameters()):,} weights, all finite")
     with torch.inference_mode():
-        lines += [_check_styles(model), _check_picture(model)]
+        if model.is_translator:
+            lines += [_check_translation(net) for net in (model.translator, model.reverse) if net is not None]
+        else:
+            lines += [_check_styles(model), _check_picture(model)]
     return tuple(lines)
+
+
+def _check_translation(net: ImageTranslator) -> str:
+    """A random picture, or label map, translated."""
+    config, draw = net.config, torch.Generator().manual_seed(0)
+    side = max(config.multiple, 64)
+    source = torch.randint(0, 256, (1, config.source_channels, side, side), generator=draw, dtype=torch.uint8)
+    if isinstance(config, SpadeConfig):
+        source = source % torch.tensor([config.num_labels, 2][: config.source_channels])[:, None, None]
+    picture = net.translate(net.read(source.to(torch.uint8)))
+    if picture.shape != (1, config.channels, side, side):
+        raise ImportProblem(f"the translation of a picture of {side} px has the shape {tuple(picture.shape)}")
+    return f"translation of random pixels, {side} px: {_check_values(picture, 'the translation of random pixels')}"
 
 
 def _check_styles(model: Model) -> str:
@@ -127,12 +145,14 @@ def _check_styles(model: Model) -> str:
 
 def _check_picture(model: Model) -> str:
     picture = model.styles.synthesis(model.w([0]))
+    return f"picture of seed 0: {_check_values(picture, 'the picture of seed 0')}"
+
+
+def _check_values(picture: Tensor, what: str) -> str:
     if not picture.isfinite().all():
-        raise ImportProblem("the picture of seed 0 is not finite: wrong settings or damaged weights")
+        raise ImportProblem(f"{what} is not finite: wrong settings or damaged weights")
     deviation = picture.std().item()
     if deviation < 1e-4:
-        raise ImportProblem("the picture of seed 0 is a single colour: wrong settings or damaged weights")
+        raise ImportProblem(f"{what} is a single colour: wrong settings or damaged weights")
     outside = (picture.abs() > 1).float().mean().item()
-    return (
-        f"picture of seed 0: mean {picture.mean().item():+.2f}, deviation {deviation:.2f}, {outside:.0%} beyond [-1, 1]"
-    )
+    return f"mean {picture.mean().item():+.2f}, deviation {deviation:.2f}, {outside:.0%} beyond [-1, 1]"

@@ -101,6 +101,33 @@ def generator_loss(
             raise _unknown(kind)
 
 
+def patch_discriminator_loss(
+    kind: AdversarialKind, real_logits: Float[Tensor, "N 1 h w"], fake_logits: Float[Tensor, "N 1 h w"]
+) -> Float[Tensor, " N"]:
+    """The mean of `discriminator_loss` over the patches of each pair, for a discriminator that judges patches.
+
+    GauGAN takes its mean over scales as well; pix2pix and CycleGAN halve it. The authors' least squares and logistic
+    losses of several scales are sums. The relativistic loss pairs patches of the same place.
+    """
+    losses = discriminator_loss(kind, real_logits.flatten(), fake_logits.flatten())
+    return patch_mean(losses.reshape(fake_logits.shape))
+
+
+def patch_generator_loss(
+    kind: AdversarialKind,
+    fake_logits: Float[Tensor, "N 1 h w"],
+    real_logits: Float[Tensor, "N 1 h w"] | None = None,
+) -> Float[Tensor, " N"]:
+    """The mean of `generator_loss` over the patches of each fake."""
+    reals = None if real_logits is None else real_logits.flatten()
+    return patch_mean(generator_loss(kind, fake_logits.flatten(), reals).reshape(fake_logits.shape))
+
+
+def patch_mean(logits: Float[Tensor, "N 1 h w"]) -> Float[Tensor, " N"]:
+    """The mean over the patches of each picture, in float32 at least."""
+    return at_least_float32(logits).flatten(1).mean(dim=1)
+
+
 def at_least_float32(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The same numbers in float32, or in float64 where they came so: penalties square what float16 cannot hold."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,10 +1,10 @@
-"""What every family of generators offers to whoever draws with it, and the checks that all networks share."""
+"""What every family of generators and translators offers to whoever draws with it, and the checks that all share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Protocol
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from frugan.models.subnet import Subnet
@@ -90,6 +90,46 @@ class ImageGenerator(nn.Module, ABC):
     def noise_shapes(self, subnet: Subnet | None = None, resolution: int | None = None) -> tuple[tuple[int, ...], ...]:
         """The shape, without the batch axis, of each noise map that `pictures` takes; none by default."""
         return ()
+
+
+class TranslatorConfig(Protocol):
+    """The settings that every translator has."""
+
+    @property
+    def source_channels(self) -> int:
+        """Channels of what it is given, as it is stored: 1 or 3 for pictures, 1 or 2 for label maps."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Channels of the pictures it makes: 1 or 3."""
+        ...
+
+    @property
+    def multiple(self) -> int:
+        """Height and width must be multiples of it."""
+        ...
+
+
+class ImageTranslator(nn.Module, ABC):
+    """A network that makes one picture of another, or of a label map, at any size that its layers divide."""
+
+    family: ClassVar[str]
+    """Its name in `models.KINDS`."""
+    config: TranslatorConfig
+
+    @abstractmethod
+    def translate(
+        self, source: Float[Tensor, "N source H W"], *, subnet: Subnet | None = None
+    ) -> Float[Tensor, "N channels H W"]:
+        """The picture of each source, in about [-1, 1]; `source` is what `read` gives.
+
+        Raises ValueError for a size that is not a multiple of `config.multiple` or a subnet that does not fit.
+        """
+
+    @abstractmethod
+    def read(self, source: UInt8[Tensor, "N source_channels H W"]) -> Float[Tensor, "N source H W"]:
+        """What `translate` takes, from what is stored: pixels to [-1, 1], or label numbers to one-hot maps."""
 
 
 def resolutions_to(top: int) -> tuple[int, ...]:

@@ -64,7 +64,28 @@ def modulated_conv2d(
         return conv2d_resample(x, weight, bias, fir=fir, up=up, padding=padding, flip_weight=flip_weight)
     scale = (demodulation(weight, styles) * gain).to(x.dtype)[:, :, None, None]
     x = conv2d_resample(x, weight.to(x.dtype), fir=fir, up=up, padding=padding, flip_weight=flip_weight)
-    return x * scale if bias is None else torch.addcmul(bias[:, None, None], x, scale)
+    if bias is None:
+        return x * scale
+    # Without gradients in place: fresh memory costs as much as the sum.
+    place = x if not torch.is_grad_enabled() else None
+    return torch.addcmul(bias[:, None, None], x, scale, out=place)
+
+
+def modulated_pixels(
+    x: Float[Tensor, "N C_in H W"],
+    weight: Float[Tensor, "C_out C_in"],
+    styles: Float[Tensor, "N C_in"],
+    bias: Float[Tensor, " C_out"],
+) -> Float[Tensor, "N C_out H W"]:
+    """A 1x1 modulated convolution without demodulation, plus `bias`, in the dtype of `x`.
+
+    One matrix product for each sample: with few output channels that reads the features once, where scaling them and
+    then convolving would write them, too.
+    """
+    weights = (weight * styles[:, None]).to(x.dtype)
+    pixels = x.permute(0, 2, 3, 1)
+    y: Tensor = torch.baddbmm(bias.to(x.dtype), pixels.flatten(1, 2), weights.transpose(1, 2))
+    return y.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 def modulated_conv2d_grouped(

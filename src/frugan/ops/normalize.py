@@ -1,8 +1,14 @@
-"""Normalisation: pixel norm and the minibatch standard deviation."""
+"""Normalisation: pixel norm, the minibatch standard deviation, statistics of a batch over several processes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+Gather = Callable[[Tensor], Tensor]
 
 
 def pixel_norm(x: Float[Tensor, "N C *rest"], eps: float = 1e-8) -> Float[Tensor, "N C *rest"]:
@@ -30,3 +36,50 @@ def minibatch_stddev(
     y = y.mean(dim=[2, 3, 4])
     y = y.repeat(size, 1)[:, :, None, None].expand(n, features, h, w)
     return torch.cat([x, y], dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooling:
+    """How statistics of a batch are taken and kept in training.
+
+    `gather` gives the rows (n, K) of all processes (`Ranks.gather`), gradients included; None: this process alone.
+    `momentum` is the share of this batch in the running statistics.
+    """
+
+    gather: Gather | None = None
+    momentum: float = 0.1
+
+
+def batch_norm(
+    x: Float[Tensor, "N C *rest"],
+    mean: Float[Tensor, " C"],
+    variance: Float[Tensor, " C"],
+    pooling: Pooling | None,
+    eps: float = 1e-5,
+) -> Float[Tensor, "N C *rest"]:
+    """The maps with mean 0 and variance 1 in each channel: by the running statistics, or with `pooling` by the batch's.
+
+    The batch's are those of all processes; the running `mean` and `variance` (without bias) then move towards them.
+    Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
+    """
+    if pooling is None or pooling.gather is None:
+        momentum = 0.0 if pooling is None else pooling.momentum
+        return F.batch_norm(x, mean, variance, training=pooling is not None, momentum=momentum, eps=eps)
+    count, now, spread = _pooled(x, pooling.gather)
+    with torch.no_grad():
+        mean.lerp_(now, pooling.momentum)
+        variance.lerp_(spread * (count / (count - 1)), pooling.momentum)
+    shape = (-1, *[1] * (x.ndim - 2))
+    return (x - now.to(x.dtype).reshape(shape)) * (spread + eps).rsqrt().to(x.dtype).reshape(shape)
+
+
+def _pooled(x: Tensor, gather: Gather) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean and variance of all processes' maps, from those of each (Chan, Golub and LeVeque 1983)."""
+    maps = x.transpose(0, 1).flatten(1).float()
+    own = maps.mean(dim=1)
+    squares = (maps - own[:, None]).square().sum(dim=1)
+    rows = gather(torch.cat([own.new_tensor([maps.shape[1]]), own, squares])[None])
+    counts, means, squares = rows.split([1, len(own), len(own)], dim=1)
+    total = counts.sum()
+    mean = (counts * means).sum(dim=0) / total
+    return total, mean, (squares + counts * (means - mean).square()).sum(dim=0) / total

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from frugan.recipes import progan, stylegan2
+from frugan.recipes import progan, stylegan2, translation
 from frugan.training.recipe import Recipe
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
@@ -36,5 +36,22 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "progan-ablation-f": progan.ablation_f,
     "progan-ablation-g": progan.ablation_g,
     "progan-ablation-h": progan.ablation_h,
+    "pix2pix": translation.pix2pix,
+    "pix2pix-small": translation.pix2pix_small,
+    "pix2pix-unet": translation.pix2pix_unet,
+    "pix2pix-edges2shoes": translation.edges2shoes,
+    "pix2pix-edges2shoes-mobile": translation.edges2shoes_mobile,
+    "pix2pix-cityscapes": translation.cityscapes,
+    "pix2pix-cityscapes-mobile": translation.cityscapes_mobile,
+    "pix2pix-map2sat": translation.map2sat,
+    "pix2pix-map2sat-mobile": translation.map2sat_mobile,
+    "cyclegan": translation.cyclegan,
+    "cyclegan-small": translation.cyclegan_small,
+    "cyclegan-mobile": translation.cyclegan_mobile,
+    "gaugan": translation.gaugan,
+    "gaugan-small": translation.gaugan_small,
+    "gaugan-cityscapes": translation.gaugan_cityscapes,
+    "gaugan-cityscapes-mobile": translation.gaugan_cityscapes_mobile,
+    "gaugan-coco": translation.gaugan_coco,
 }
 """Every recipe by name. The settings of one are what its function returns; `auto` (see `recipes.auto`) chooses one."""

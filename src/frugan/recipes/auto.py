@@ -19,6 +19,7 @@ from frugan.training.loop import Loop, Verdict
 from frugan.training.ranks import Ranks
 from frugan.training.recipe import Recipe
 from frugan.training.tasks.gan import GanConfig
+from frugan.training.tasks.grow import GrowConfig
 
 Channels = Literal[1, 3, 4]
 CPU_LARGEST, GPU_LARGEST = 64, 256
@@ -128,6 +129,7 @@ def _whole_batches(images: float, batch: int) -> int:
 
 def measure_speed(recipe: Recipe, device: torch.device, iterations: int = 3) -> float:
     """Images per second of this recipe on this device, lazy regularisers in their share, from a few steps on noise."""
+    assert isinstance(recipe.task, GanConfig | GrowConfig)
     config = recipe.data["images"]
     shape = (max(recipe.training.batch, 16), config.channels, config.resolution, config.resolution)
     noise = np.random.Generator(np.random.Philox(0)).integers(0, 256, shape, dtype=np.uint8)

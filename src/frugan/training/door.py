@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from frugan.model import Model
@@ -159,9 +159,11 @@ class Shared:
 
 @dataclass(frozen=True)
 class Batch:
-    """Real pictures: `images` in [-1, 1], `labels` one-hot or None, `indices` into the set."""
+    """Real pictures: `images` in [-1, 1], or label maps as stored (uint8), `labels` one-hot or None, `indices` into the
+    set.
+    """
 
-    images: Float[Tensor, "n C H W"]
+    images: Float[Tensor, "n C H W"] | UInt8[Tensor, "n C H W"]
     labels: Float[Tensor, "n K"] | None
     indices: Int64[Tensor, " n"]
 

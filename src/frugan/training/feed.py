@@ -1,5 +1,6 @@
-"""Real pictures for the loop: each stream an independent sampler whose whole state is one position."""
+"""Real pictures for the loop: each stream a sampler whose whole state is one position."""
 
+import zlib
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -19,14 +20,40 @@ class Feed:
         self._device = device
 
     def batch(self, size: int, share: Share, window: int = 0) -> Batch:
-        """This share of the `window`-th window of `size` pictures from the position on."""
-        indices, flips = self._sampler.indices(self.position + window * size, size)
+        """This share of the `window`-th window of `size` pictures from the position on.
+
+        Pictures are float in [-1, 1], label maps uint8 as they are stored.
+        """
+        start = self.position + window * size
+        indices, flips = self._sampler.indices(start, size)
         indices, flips = indices[share.slice], flips[share.slice]
-        images = self.dataset.batch(indices, flips).to(self._device, non_blocking=True)
+        corners = None
+        if self.dataset.crop is not None:
+            corners = self._sampler.corners(start, size, self.dataset.margin)[share.slice]
+        images = self.dataset.batch(indices, flips, corners).to(self._device, non_blocking=True)
         labels = self.dataset.one_hot(indices)
         if labels is not None:
             labels = labels.to(self._device, non_blocking=True)
-        return Batch(to_float(images), labels, torch.from_numpy(indices).to(self._device))
+        is_map = self.dataset.kind == "labels"
+        return Batch(images if is_map else to_float(images), labels, torch.from_numpy(indices).to(self._device))
+
+
+def open_feeds(data: Mapping[str, Dataset], seed: int, device: torch.device) -> dict[str, Feed]:
+    """A feed for each stream; pictures of the same names go together: in one order, with the same flips and crops.
+
+    All others have orders of their own, by the seed and the name of the stream (the first of those that go together);
+    the stream `images` has that of the seed itself. Pictures are mirrored only where all that go together may be.
+    """
+    feeds = {}
+    for name, dataset in data.items():
+        partners = [other for other in data if data[other].names == dataset.names]
+        flip = all(data[other].flip for other in partners)
+        feeds[name] = Feed(dataset, _own_seed(seed, min(partners)), flip, device)
+    return feeds
+
+
+def _own_seed(seed: int, stream: str) -> int:
+    return seed if stream == "images" else seed ^ zlib.crc32(stream.encode())
 
 
 class LazyBatches(Mapping[str, Batch]):

@@ -1,6 +1,7 @@
 """Pictures that a training keeps aside, and what its discriminator gives away about them."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,17 +13,24 @@ from frugan.model import Model
 MOST_HELD, FEWEST_PICTURES = 500, 20
 
 
-def hold_out(data: Mapping[str, Dataset], share: float) -> tuple[dict[str, Dataset], dict[str, Dataset]]:
+class Split(NamedTuple):
+    """The sets to learn from, and the pictures of each that are kept aside, by stream."""
+
+    learned: dict[str, Dataset]
+    held: dict[str, Dataset]
+
+
+def hold_out(data: Mapping[str, Dataset], share: float) -> Split:
     """The sets to learn from, and the pictures of each that are kept aside: `share` of them, at most 500.
 
     Which ones follows from their names alone, so that two streams with the same names lose the same ones. Sets of fewer
     than 20 pictures are left whole: there every picture counts.
     """
-    learned, held = dict(data), {}
+    learned, held = dict(data), dict[str, Dataset]()
     for name, dataset in data.items():
         if share > 0 and len(dataset) >= FEWEST_PICTURES:
             learned[name], held[name] = split(dataset, min(share, MOST_HELD / len(dataset)))
-    return learned, held
+    return Split(learned, held)
 
 
 def overfitting(model: Model, learned: Dataset, held: Dataset, batch: int, count: int = 64) -> dict[str, float]:

@@ -7,11 +7,14 @@ from typing import Literal
 
 from frugan.data.pictures import DataConfig
 from frugan.evaluation import EvaluationConfig
+from frugan.training.tasks.cycle import CycleConfig
 from frugan.training.tasks.gan import GanConfig
 from frugan.training.tasks.grow import GrowConfig
+from frugan.training.tasks.semantic import SemanticConfig
+from frugan.training.tasks.translate import PairedConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-TaskConfig = GanConfig | GrowConfig
+TaskConfig = GanConfig | GrowConfig | PairedConfig | CycleConfig | SemanticConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +68,37 @@ class EmaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A quantity that changes from `base` to `final` over the first `duration_images` images, then stays."""
+    """A quantity that stays at `base` for `start_images`, changes to `final` over `duration_images`, then stays."""
 
     base: float
     final: float
     duration_images: int
     shape: Literal["linear", "cosine"] = "linear"
+    start_images: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("duration_images", "start_images"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
 
     def at(self, images_seen: int) -> float:
         """Its value after that many images."""
-        share = min(images_seen / self.duration_images, 1.0) if self.duration_images > 0 else 1.0
+        if images_seen < self.start_images:
+            return self.base
+        passed = images_seen - self.start_images
+        share = min(passed / self.duration_images, 1.0) if self.duration_images > 0 else 1.0
         if self.shape == "cosine":
             share = (1 - math.cos(math.pi * share)) / 2
         return self.base + (self.final - self.base) * share
+
+    def stretched(self, factor: float) -> "Schedule":
+        """The same course in `factor` times as many images."""
+        return dataclasses.replace(
+            self,
+            start_images=round(self.start_images * factor),
+            duration_images=round(self.duration_images * factor),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +106,13 @@ class TrainingConfig:
     """How long and how a training runs; nothing here knows what is trained.
 
     `micro_batch` is the most samples that one process works on at once (None: the whole share of the batch); `lr` a
-    factor on every learning rate over time. A snapshot (grid, score, checkpoint) is taken each `snapshot_images`, a
-    checkpoint also each `checkpoint_seconds`. `plateau_images`: stop when the score has not improved for so long
-    (None: never). `hold_out`: the share of the pictures that is kept aside (at most 500, none of fewer than 20), to see
-    whether the discriminator learns by heart. `evaluation`: scores by a feature network at snapshots, the best of which
-    is then the best snapshot; left out where they would take more than `evaluation_share` of the time spent on training
-    (but at the first and last they are taken).
+    factor on every learning rate over time. With `epochs` the length follows the number of pictures (see `run.fit`);
+    `total_images` is then that of the published set. A snapshot (grid, score, checkpoint) is taken each
+    `snapshot_images`, a checkpoint also each `checkpoint_seconds`. `plateau_images`: stop when the score has not
+    improved for so long (None: never). `hold_out`: the share of the pictures that is kept aside (at most 500, none of
+    fewer than 20), to see whether the discriminator learns by heart. `evaluation`: scores by a feature network at
+    snapshots, the best of which is then the best snapshot; left out where they would take more than `evaluation_share`
+    of the time spent on training (but at the first and last they are taken).
     """
 
     batch: int
@@ -99,6 +121,7 @@ class TrainingConfig:
     seed: int = 0
     micro_batch: int | None = None
     lr: Schedule | None = None
+    epochs: int | None = None
     precision: Precision = "auto"
     channels_last: bool | None = None
     snapshot_images: int = 10_000
@@ -128,10 +151,22 @@ class TrainingConfig:
             raise ValueError(f"evaluation_share must be above 0, got {self.evaluation_share}")
         if not 0 <= self.hold_out < 1:
             raise ValueError(f"hold_out must be in [0, 1), got {self.hold_out}")
-        for name in ("micro_batch", "plateau_images"):
+        for name in ("micro_batch", "plateau_images", "epochs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1 or null, got {value}")
+
+    def lasting(self, total_images: int) -> "TrainingConfig":
+        """The same training over so many images: a learning rate that changes does so at the same shares of it.
+
+        Raises ValueError where this one has no length to take shares of.
+        """
+        if self.lr is None:
+            return dataclasses.replace(self, total_images=total_images, epochs=None)
+        if self.total_images < 1:
+            raise ValueError("total_images must be above 0 for a learning rate that changes, got 0")
+        lr = self.lr.stretched(total_images / self.total_images)
+        return dataclasses.replace(self, total_images=total_images, lr=lr, epochs=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,14 +187,17 @@ class Recipe:
 
 
 def tiny(recipe: Recipe, *, resolution: int = 16, images: int = 48, batch: int = 4) -> Recipe:
-    """The same recipe shrunk to seconds on two CPU cores: every mechanism stays, every size goes down."""
-    data = {name: dataclasses.replace(config, resolution=resolution) for name, config in recipe.data.items()}
+    """The same recipe shrunk to seconds on two CPU cores: every mechanism stays, every size goes down.
+
+    `resolution` is the height of what networks are given; GauGAN's stay at 64 pixels where it is lower.
+    """
+    task = recipe.task.shrink(resolution)
+    height = task.generator.resolution if isinstance(task, SemanticConfig) else resolution
     scores = recipe.training.evaluation
     training = dataclasses.replace(
-        recipe.training,
+        recipe.training.lasting(images),
         evaluation=None if scores is None else dataclasses.replace(scores, num_fake=16, num_real=None),
         batch=batch,
-        total_images=images,
         snapshot_images=max(images // 2, 1),
         micro_batch=None,
         precision="fp32",
@@ -168,6 +206,5 @@ def tiny(recipe: Recipe, *, resolution: int = 16, images: int = 48, batch: int =
         score_images=16,
         ema=dataclasses.replace(recipe.training.ema, halflife_images=min(recipe.training.ema.halflife_images, 50.0)),
     )
-    return dataclasses.replace(
-        recipe, name=f"tiny-{recipe.name}", data=data, task=recipe.task.shrink(resolution), training=training
-    )
+    data = {name: config.sized(height) for name, config in recipe.data.items()}
+    return dataclasses.replace(recipe, name=f"tiny-{recipe.name}", data=data, task=task, training=training)

@@ -62,9 +62,15 @@ def _read(path: Path) -> Image.Image | None:
 def _small(path: Path, limit: int = _STILL_BYTES) -> str | None:
     """The attributes of an <img> that holds a picture file in about `limit` bytes; None where it cannot be read."""
     image = _read(path)
-    if image is None:
-        return None
-    width, data = _STILL_WIDTH, b""
+    return None if image is None else embedded(image, limit, _STILL_WIDTH)
+
+
+def embedded(image: Image.Image, limit: int, width: int) -> str:
+    """The attributes of an <img> that holds a picture in about `limit` bytes, at most `width` pixels wide.
+
+    The picture itself is made smaller.
+    """
+    data = b""
     for _ in range(5):
         image.thumbnail((width, 2 * _STILL_WIDTH), Image.Resampling.LANCZOS, reducing_gap=2.0)
         buffer = io.BytesIO()
@@ -91,7 +97,8 @@ def _viewer(run: Run) -> str:
     if stills:
         caption = f"after {stills[-1][0]:,} pictures"
         parts.append(
-            f'<figure><figcaption><b>Generated</b> <span class="when">{caption}</span></figcaption>'
+            f"<figure><figcaption><b>{'Translated' if run.translates else 'Generated'}</b> "
+            f'<span class="when">{caption}</span></figcaption>'
             f'<img id="stage" {stills[-1][2]} alt="Grid of generated pictures"></figure>'
         )
     if reals is not None:
@@ -314,7 +321,7 @@ def _events(run: Run) -> str:
 def _commands(run: Run) -> str:
     command = run.facts.get("command")
     usable = command if isinstance(command, (str, list)) else None
-    commands = next_commands(run.folder, usable, run.state)
+    commands = next_commands(run.folder, usable, run.state, run.translates)
     if not commands:
         return ""
     items = "".join(
@@ -365,7 +372,8 @@ def _left(run: Run) -> str:
 # ---- the page -----------------------------------------------------------------------------------------------------
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """The text of a file of the page, such as `report.css`."""
     return (resources.files("frugan") / "assets" / "report" / name).read_text(encoding="utf-8")
 
 
@@ -384,7 +392,7 @@ def _minute(created: Any) -> str:
 
 
 def _page(run: Run, defaults: Mapping[str, Any] | None) -> str:
-    style, script = _asset("report.css"), _asset("report.js")
+    style, script = asset("report.css"), asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # Only this very script may run, whatever a folder or class name holds.
     policy = f"default-src 'none'; img-src data: file: 'self'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"

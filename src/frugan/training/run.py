@@ -23,16 +23,18 @@ from frugan.data import write
 from frugan.data.dataset import Dataset
 from frugan.evaluation import quick_score
 from frugan.model import Model, describe_nets, load
-from frugan.training import report
+from frugan.training import grids, report
 from frugan.training.door import Task
-from frugan.training.feed import Feed
+from frugan.training.feed import open_feeds
 from frugan.training.folder import RunError, RunFolder
-from frugan.training.held_out import hold_out, overfitting
+from frugan.training.grids import judged
+from frugan.training.held_out import Split, hold_out, overfitting
 from frugan.training.history import read_history
 from frugan.training.loop import Loop, Progress, TrainingError, Verdict, resolve_precision
 from frugan.training.ranks import Ranks, close_ranks, open_ranks
 from frugan.training.recipe import Recipe
 from frugan.training.scores import SnapshotScores
+from frugan.training.tasks.semantic import SemanticConfig
 
 # Settings that decide when and where, never which weights come out.
 _FREE = (
@@ -57,13 +59,15 @@ class Outcome:
 class Start:
     """What a training starts from, beside its recipe: `parent` (a model to continue from), where and how it is told.
 
-    `force` goes on although settings or pictures have changed. `tell` gets every status line and event.
+    `force` goes on although settings or pictures have changed. `pictures` is the place of the whole set as the user
+    gave it, where its streams lie in places of their own. `tell` gets every status line and event.
     """
 
     parent: str | None = None
     device: str = "auto"
     force: bool = False
     command: str = ""
+    pictures: str | None = None
     licence: str | None = None
     tell: Teller = lambda line: None
 
@@ -79,7 +83,9 @@ def train(run: Path, recipe: Recipe, data: Mapping[str, Dataset], start: Start =
     ranks = open_ranks(start.device)
     try:
         folder = RunFolder(run)
-        scores = SnapshotScores(recipe.training, next(iter(data.values())), ranks.device)
+        scores = SnapshotScores(
+            recipe.training, judged(data, hold_out(data, recipe.training.hold_out))[1], ranks.device
+        )
         if ranks.is_first:
             folder.create()
         ranks.barrier()
@@ -94,9 +100,16 @@ def train(run: Path, recipe: Recipe, data: Mapping[str, Dataset], start: Start =
 
 
 def fit(recipe: Recipe, data: Mapping[str, Dataset]) -> Recipe:
-    """The recipe with networks for the size, channels and classes of these pictures."""
-    first = next(iter(data.values()))
-    return dataclasses.replace(recipe, task=recipe.task.fit(first.resolution, first.channels, first.num_classes))
+    """The recipe with networks for the size, channels and classes of these pictures, and its epochs counted in images.
+
+    An epoch is one of the largest set, pictures that will be held out included; at least ten snapshots are taken then.
+    """
+    training = recipe.training
+    if training.epochs is not None:
+        training = training.lasting(training.epochs * max(len(dataset) for dataset in data.values()))
+        snapshot = min(training.snapshot_images, max(training.total_images // 10, 1))
+        training = dataclasses.replace(training, snapshot_images=snapshot)
+    return dataclasses.replace(recipe, task=recipe.task.fit(data), training=training)
 
 
 def _check_same(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], force: bool) -> None:
@@ -129,10 +142,10 @@ def _train(
     scores: SnapshotScores,
 ) -> Outcome:
     torch.manual_seed(recipe.training.seed)
-    learned, _ = hold_out(data, recipe.training.hold_out)
-    task = recipe.task.build(learned, recipe.training.batch)
-    journal = Journal(folder, recipe, data, start, ranks, task, scores)
-    feeds = {name: Feed(dataset, recipe.training.seed, dataset.flip, ranks.device) for name, dataset in learned.items()}
+    pictures = hold_out(data, recipe.training.hold_out)
+    task = recipe.task.build(pictures.learned, recipe.training.batch)
+    journal = Journal(folder, recipe, data, pictures, start, ranks, task, scores)
+    feeds = open_feeds(pictures.learned, recipe.training.seed, ranks.device)
     loop = Loop(task, recipe.optimisers, recipe.training, feeds, ranks, journal)
     resumed = journal.resume(loop)
     if not resumed and start.parent is not None:
@@ -142,6 +155,9 @@ def _train(
         for name, net in loop.average.nets.items():
             net.load_state_dict(task.nets[name].state_dict())
     journal.open(loop)
+    if not resumed and isinstance(recipe.task, SemanticConfig):
+        for text in recipe.task.notes:
+            journal.note(loop, "note", text)
     if resumed and loop.ended() is not None and journal.is_closed():
         reason = "already finished"
     else:
@@ -165,7 +181,7 @@ def adopt(task: Task, parent: Model, name: str) -> str:
 
     Raises RunError where nothing fits.
     """
-    sources = {"generator": parent.generator, "discriminator": parent.discriminator}
+    sources = {"generator": parent.generator, "discriminator": parent.discriminator, "reverse": parent.reverse}
     parts = []
     for role, source in sources.items():
         if source is None or role not in task.nets:
@@ -187,6 +203,7 @@ class Journal:
         folder: RunFolder,
         recipe: Recipe,
         data: Mapping[str, Dataset],
+        pictures: Split,
         start: Start,
         ranks: Ranks,
         task: Task,
@@ -195,9 +212,15 @@ class Journal:
         self._scores = scores
         self._folder, self._recipe, self._data, self._start = folder, recipe, data, start
         self._ranks, self._task = ranks, task
-        self._learned, self._held = hold_out(data, recipe.training.hold_out)
+        self._pictures = pictures
+        self._sources, self._reals = judged(data, pictures)
         self.parent_licence: str | None = None
         self._stop = False
+
+    @property
+    def _made(self) -> Dataset:
+        """The set whose like is to be made."""
+        return self._data.get("target", next(iter(self._data.values())))
 
     # -- beginning and end --------------------------------------------------------------------------------------------
 
@@ -243,10 +266,11 @@ class Journal:
         self._folder.write_facts(facts)
         path = self._folder.grids / "reals.png"
         if not path.exists():
-            write.save_png(path, self._real_grid())
+            write.save_png(path, grids.reals(self._pictures.learned, self._recipe.training))
 
     def _facts(self, loop: Loop, known: Mapping[str, Any]) -> dict[str, Any]:
-        first = next(iter(self._data.values()))
+        first = self._made
+        streams = {} if len(self._data) == 1 else {"streams": {name: len(own) for name, own in self._data.items()}}
         counts = {name: sum(p.numel() for p in net.parameters()) for name, net in loop.task.nets.items()}
         return {
             "name": self._folder.path.name,
@@ -264,15 +288,16 @@ class Journal:
             },
             "precision": resolve_precision(self._recipe.training.precision, self._ranks.device),
             "data": {
-                "source": first.facts.path,
+                "source": first.facts.path if len(self._data) == 1 else self._start.pictures or first.facts.path,
                 "count": len(first),
-                "held_out": len(next(iter(self._held.values()), ())),
+                "held_out": len(next(iter(self._pictures.held.values()), ())),
                 "fingerprint": first.fingerprint,
                 "resolution": first.resolution,
                 "channels": first.channels,
                 "class_names": list(first.class_names),
                 "skipped": [list(item) for item in first.skipped],
                 "licence": self._start.licence,
+                **streams,
             },
             "fingerprints": {name: dataset.fingerprint for name, dataset in self._data.items()},
             "model": {"parameters": counts},
@@ -346,7 +371,8 @@ class Journal:
         progress, spread, scores = loop.progress, found["fake_spread"], found["scores"]
         progress.evaluation_seconds += found["seconds"]
         peak = progress.reference_spread
-        if peak > _GROWN_SHARE * found["real_spread"] and spread < _COLLAPSE_SHARE * peak:
+        is_varied = peak > _GROWN_SHARE * found["real_spread"] > 0  # a single real picture says nothing
+        if is_varied and spread < _COLLAPSE_SHARE * peak:
             return Verdict(collapsed=f"samples became alike (spread {spread:.4f}, was {peak:.4f})")
         progress.reference_spread = max(peak, spread)
         self._rank(progress, scores)
@@ -369,8 +395,11 @@ class Journal:
         progress = loop.progress
         model = self._task.eval_model(loop.average.nets, progress.images_seen)
         path = self._folder.grids / f"fakes-{progress.images_seen:09d}.png"
-        write.save_png(path, self._fake_grid(model), {"frugan:images_seen": str(progress.images_seen)})
-        evaluation = quick_score(model, next(iter(self._data.values())), self._recipe.training.score_images)
+        sheet = grids.fakes(model, self._recipe.training, self._pictures)
+        write.save_png(path, sheet, {"frugan:images_seen": str(progress.images_seen)})
+        if self._sources is not None:
+            model = model.on(self._sources)
+        evaluation = quick_score(model, self._reals, self._recipe.training.score_images)
         stats = {"fake_spread": evaluation.fake_spread, **self._overfitting(model)}
         if evaluation.nearest_neighbour_ratio is not None:
             stats["nearest_neighbour_ratio_16px"] = evaluation.nearest_neighbour_ratio
@@ -396,8 +425,10 @@ class Journal:
         return tell
 
     def _overfitting(self, model: Model) -> dict[str, float]:
-        name, batch = next(iter(self._data)), self._recipe.training.batch
-        return overfitting(model, self._learned[name], self._held[name], batch) if name in self._held else {}
+        (learned, held), name = self._pictures, next(iter(self._data))
+        if model.is_translator or name not in held:  # of translations the scores tell it, taken on sources kept aside
+            return {}
+        return overfitting(model, learned[name], held[name], self._recipe.training.batch)
 
     def checkpoint(self, loop: Loop, scores: Mapping[str, float] | None = None) -> None:
         """Write a checkpoint and delete the oldest ones."""
@@ -405,7 +436,7 @@ class Journal:
             return
         state, parts = loop.state()
         progress = loop.progress
-        first = next(iter(self._data.values()))
+        first = self._made
         parts_of = {name: "ema" if name in loop.average.nets else "net" for name in self._task.nets}
         table = describe_nets({f"{parts_of[name]}.{name}": (name, net) for name, net in self._task.nets.items()})
         facts = self._folder.read_facts()
@@ -447,33 +478,6 @@ class Journal:
         """Stop after this iteration, with a checkpoint."""
         self._stop = True
 
-    # -- pictures -----------------------------------------------------------------------------------------------------
-
-    def _cells(self) -> int:
-        return self._recipe.training.grid_columns * self._recipe.training.grid_rows
-
-    def _fake_grid(self, model: Model) -> torch.Tensor:
-        config, names = self._recipe.training, model.class_names
-        if not names:
-            return write.grid(model.sample(range(self._cells()), psi=config.psi).cpu(), columns=config.grid_columns)
-        rows = []
-        for index, name in enumerate(names[:32]):
-            seeds = range(index * config.grid_columns, (index + 1) * config.grid_columns)
-            rows.append((name, model.sample(seeds, classes=[index] * len(seeds), psi=config.psi).cpu()))
-        return write.labelled_grid(rows)
-
-    def _real_grid(self) -> torch.Tensor:
-        config, dataset = self._recipe.training, next(iter(self._data.values()))
-        if dataset.labels is None:
-            chosen = torch.linspace(0, len(dataset) - 1, min(self._cells(), len(dataset))).long().tolist()
-            return write.grid(dataset.batch(chosen), columns=config.grid_columns)
-        rows = []
-        for index, name in enumerate(dataset.class_names[:32]):
-            members = (dataset.labels == index).nonzero()[0][: config.grid_columns]
-            if len(members):
-                rows.append((name, dataset.batch(members)))
-        return write.labelled_grid(rows)
-
 
 @contextlib.contextmanager
 def _signals(journal: Journal) -> Iterator[None]:
@@ -502,9 +506,11 @@ def model_card(info: Mapping[str, Any]) -> str:
     scores = "\n".join(f"- {name}: {value:.3f}" for name, value in (info.get("scores") or {}).items())
     parent = f"- continued from: {info['parent']}\n" if info.get("parent") else ""
     parent += f"- licence of the weights it continued from: {info['licence']}\n" if info.get("licence") else ""
+    is_translator = "streams" in data
+    tag, what = ("image-to-image", "translator") if is_translator else ("image-generation", "generator")
     return (
-        "---\nlibrary_name: frugan\ntags: [gan, image-generation]\n---\n"
-        "# An image generator trained with frugan\n\n"
+        f"---\nlibrary_name: frugan\ntags: [gan, {tag}]\n---\n"
+        f"# An image {what} trained with frugan\n\n"
         f"- recipe: {info['recipe']}\n- images seen: {info['images_seen']}\n- hours: {info['seconds'] / 3600:.2f}\n"
         f"- pictures: {data.get('count')} at {data.get('resolution')} px from {data.get('source') or 'memory'}\n"
         f"- licence of the pictures: {data.get('licence') or 'not stated; the owner of the pictures decides'}\n"

@@ -39,6 +39,11 @@ class Run:
         return _table(self.facts.get("data"))
 
     @property
+    def translates(self) -> bool:
+        """Whether it makes pictures of pictures: it learns from sources and targets."""
+        return "source" in _table(self.recipe.get("data"))
+
+    @property
     def total_images(self) -> int | None:
         """How many pictures the recipe plans to show."""
         total = _table(self.recipe.get("training")).get("total_images")
@@ -156,10 +161,12 @@ def hints(run: Run) -> list[str]:
     return found
 
 
-def next_commands(run: Path, command: str | Sequence[str] | None, state: str) -> list[tuple[str, str]]:
+def next_commands(
+    run: Path, command: str | Sequence[str] | None, state: str, translates: bool = False
+) -> list[tuple[str, str]]:
     """(what it does, command line) of what a reader may want next, quoted for a shell.
 
-    `command` is the command line that made the run, as text or as a list of words.
+    `command` is the command line that made the run, as text or as a list of words; `translates` as in `Run`.
     """
     here = shlex.quote(str(run))
     found = [
@@ -168,6 +175,13 @@ def next_commands(run: Path, command: str | Sequence[str] | None, state: str) ->
         ("Make many pictures, as one file", f"frugan sample {here} -n 1000 --to zip --out samples.zip"),
         ("See what is in this folder", f"frugan info {here}"),
     ]
+    if translates:
+        found = [
+            ("Translate your own pictures", f"frugan translate {here} PICTURES translated --gallery"),
+            ("Score it, on its part for tests where there is one", f"frugan evaluate {here}"),
+            ("Write it as a file that runs without torch", f"frugan export {here} --to onnx"),
+            ("See what is in this folder", f"frugan info {here}"),
+        ]
     if state == "not begun":
         found = []
     words = _words(command)

@@ -659,7 +659,7 @@ def test_settings_of_regularisers_are_checked(build: Any, message: str) -> None:
 
 def test_fitting_and_shrinking_keep_the_method() -> None:
     config = gan_config(16, **FULL)
-    fitted = config.fit(32, 4, 5)
+    fitted = config.fit({"images": pictures(5, 32, 4, classes=5)})
     assert (fitted.generator.resolution, fitted.discriminator.channels, fitted.generator.num_classes) == (32, 4, 5)
     assert dataclasses.replace(fitted, generator=config.generator, discriminator=config.discriminator) == config
     small = fitted.shrink(8)

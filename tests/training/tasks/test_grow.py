@@ -312,7 +312,10 @@ def test_micro_batches_and_a_batch_that_changes(tmp_path: Path) -> None:
     ("build", "message"),
     [
         (lambda: grow_config(growth=GrowthConfig(start=32)), r"grows from 32 px must end at 32 times a power of two"),
-        (lambda: grow_config().fit(24, 3, 0), r"must end at 4 times a power of two \(4, 8, 16, .*\), got 24"),
+        (
+            lambda: grow_config().fit({"images": pictures(2, 24)}),
+            r"must end at 4 times a power of two \(4, 8, 16, .*\), got 24",
+        ),
         (lambda: GrowthConfig(start=6), "start must be a power of two of at least 4, got 6"),
         (lambda: GrowthConfig(stable_images=0, fade_images=0), "must not both be 0"),
         (lambda: grow_config(batches={"12": 4}), "batches must be by resolution, a power of two.*got '12'"),
@@ -336,7 +339,7 @@ def test_settings_that_cannot_be_are_refused(build: Any, message: str) -> None:
 
 def test_fitting_and_shrinking_keep_the_method() -> None:
     config = grow_config(augment=QUICK_ADA, discriminator_steps=2, layer_noise=0.1, class_weight=0.5)
-    fitted = config.fit(32, 1, 3)
+    fitted = config.fit({"images": pictures(3, 32, 1, classes=3)})
     for net in (fitted.generator, fitted.discriminator):
         assert (net.resolution, net.channels, net.num_classes) == (32, 1, 3)
     small = fitted.shrink(8)

@@ -5,14 +5,14 @@ A task adds how pictures are painted, how the discriminator is asked, and what h
 
 import abc
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from frugan.augment import AugmentConfig, ada, augment
+from frugan.augment import AugmentConfig, ada, augment, jointly
 from frugan.augment.ada import AdaConfig
 from frugan.augment.diffaugment import Place, applies
 from frugan.data.dataset import Dataset
@@ -32,6 +32,11 @@ def share(config: object, name: str) -> None:
     """Raises ValueError where this setting is not in [0, 1]."""
     if not 0 <= getattr(config, name) <= 1:
         raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}")
+
+
+def shape_of(dataset: Dataset) -> tuple[int, int, int]:
+    """Resolution, channels and number of classes of a set."""
+    return dataset.resolution, dataset.channels, dataset.num_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +145,51 @@ def at_work(config: AugmentConfig | None) -> AugmentConfig | None:
     return dataclasses.replace(config, p=max(config.p, 0.5), controller=controller)
 
 
+class Augmenter:
+    """Changes what a discriminator sees, where the mode says so; with ADA its probability follows the logits' signs."""
+
+    def __init__(self, config: AugmentConfig | None) -> None:
+        self._config = config
+        self._ada = config if isinstance(config, AdaConfig) else None
+        self._controller = None if self._ada is None else self._ada.controller
+        self._state = ada.begin(self._ada or AdaConfig())
+
+    def __call__(self, images: Tensor, place: Place, draw: Draw) -> Tensor:
+        """The images as they are seen there."""
+        if self._config is None or not applies(self._config.mode, place):
+            return images
+        return augment(images, self._config, float(self._state[0]), draw.uniform, draw.normal)
+
+    def jointly(
+        self, images: Sequence[Tensor], place: Place, draw: Draw, are_pictures: Sequence[bool]
+    ) -> Sequence[Tensor]:
+        """Images of one scene as they are seen there, changed alike (see `augment.jointly`)."""
+        if self._config is None or not applies(self._config.mode, place):
+            return images
+        p = float(self._state[0])
+        return jointly(images, self._config, p, draw.uniform, draw.normal, are_pictures=are_pictures)
+
+    def note(self, step: Step, signs: Tensor) -> None:
+        """Count in, for each real picture, the sign of the discriminator's logit, or its mean over patches: (N,)."""
+        step.stats.add("real_sign", signs)
+        if self._ada is not None:
+            step.stats.add("augment_p", self._state[0].to(signs).expand_as(signs))
+
+    def end(self, stats: Mapping[str, Tensor], images: int) -> None:
+        """Move ADA's probability by the mean sign over so many real pictures."""
+        if self._controller is not None:
+            self._state = ada.adapt(self._state, float(stats["real_sign"]), images, self._controller)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Where ADA stands."""
+        return {} if self._controller is None else {"ada": self._state}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state_dict` gave."""
+        if self._controller is not None and "ada" in state:  # not in a run that was begun without it
+            self._state = state["ada"].clone()
+
+
 class Painted(NamedTuple):
     """Generated pictures, and the style vectors they were made from where the generator has any."""
 
@@ -165,9 +215,7 @@ class Adversary(abc.ABC):
         self._settings, self._num_classes = config, num_classes
         self._labels = None if data.labels is None else torch.from_numpy(data.labels)
         self.class_names = data.class_names
-        self._ada = config.augment if isinstance(config.augment, AdaConfig) else None
-        self._controller = None if self._ada is None else self._ada.controller
-        self._ada_state = ada.begin(self._ada or AdaConfig())
+        self._augmenter = Augmenter(config.augment)
         self._logit_means = torch.zeros(2)
 
     # -- what a task adds ---------------------------------------------------------------------------------------------
@@ -237,10 +285,7 @@ class Adversary(abc.ABC):
         dtype: torch.dtype | None,
         twice: bool = False,
     ) -> Opinion:
-        config = self._settings.augment
-        if config is not None and applies(config.mode, place):
-            images = augment(images, config, float(self._ada_state[0]), draw.uniform, draw.normal)
-        return self.ask(step, images, labels, draw, dtype, twice)
+        return self.ask(step, self._augmenter(images, place, draw), labels, draw, dtype, twice)
 
     def _generator_losses(self, step: Step, batch: Mapping[str, Batch], draw: Draw) -> dict[str, Tensor]:
         labels = self._fake_labels(draw, batch)
@@ -286,11 +331,9 @@ class Adversary(abc.ABC):
     def _note(self, step: Step, fakes: Painted, real_logits: Tensor, fake_logits: Tensor) -> None:
         if fakes.w is not None:
             step.stats.add("w", fakes.w[:, 0])
-        step.stats.add("real_sign", adversarial.realness(self._settings.loss, real_logits, fake_logits).sign())
+        self._augmenter.note(step, adversarial.realness(self._settings.loss, real_logits, fake_logits).sign())
         step.stats.add("real_logits", real_logits)
         step.stats.add("fake_logits", fake_logits)
-        if self._ada is not None:
-            step.stats.add("augment_p", self._ada_state[0].to(real_logits).expand_as(real_logits))
 
     def _r1_losses(self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw) -> dict[str, Tensor]:
         config = self._settings.r1
@@ -317,17 +360,13 @@ class Adversary(abc.ABC):
             decay = lecam.decay if step.shared["lecam"] else 0.0
             means = torch.stack([stats["real_logits"], stats["fake_logits"]]).cpu()
             self._logit_means = self._logit_means.lerp(means, 1 - decay)
-        if self._controller is not None:
-            images = step.plan.batch * self._settings.discriminator_steps
-            self._ada_state = ada.adapt(self._ada_state, float(stats["real_sign"]), images, self._controller)
+        self._augmenter.end(stats, step.plan.batch * self._settings.discriminator_steps)
 
     def state_dict(self) -> dict[str, Tensor]:
         """LeCam's logit means, and where ADA stands."""
-        state = {"logit_means": self._logit_means}
-        return state if self._controller is None else state | {"ada": self._ada_state}
+        return {"logit_means": self._logit_means, **self._augmenter.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state_dict` gave."""
         self._logit_means = state["logit_means"].clone()
-        if self._controller is not None and "ada" in state:  # not in a run that was begun without it
-            self._ada_state = state["ada"].clone()
+        self._augmenter.load_state_dict(state)

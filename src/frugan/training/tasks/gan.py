@@ -31,6 +31,7 @@ from frugan.training.tasks.adversary import (
     check_pair,
     discriminator_phases,
     generator_phase,
+    shape_of,
     share,
 )
 
@@ -85,8 +86,9 @@ class GanConfig:
         share(self, "w_average_decay")
         at_least(self, discriminator_steps=1, freeze_discriminator=0)
 
-    def fit(self, resolution: int, channels: int, num_classes: int) -> "GanConfig":
+    def fit(self, data: Mapping[str, Dataset]) -> "GanConfig":
         """The same method for pictures of this size, channels and number of classes."""
+        resolution, channels, num_classes = shape_of(data["images"])
         return dataclasses.replace(
             self,
             generator=dataclasses.replace(

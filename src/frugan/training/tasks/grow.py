@@ -38,6 +38,7 @@ from frugan.training.tasks.adversary import (
     check_pair,
     discriminator_phases,
     generator_phase,
+    shape_of,
 )
 
 CALIBRATION_IMAGES = 500
@@ -143,8 +144,9 @@ class GrowConfig:
                 if not value > 0:
                     raise ValueError(f"{name} must be above 0, got {value} at {key} px")
 
-    def fit(self, resolution: int, channels: int, num_classes: int) -> "GrowConfig":
+    def fit(self, data: Mapping[str, Dataset]) -> "GrowConfig":
         """The same method for pictures of this size, channels and number of classes."""
+        resolution, channels, num_classes = shape_of(data["images"])
         if self.growth is not None:
             self.growth.check(resolution)
         size = {"resolution": resolution, "channels": channels, "num_classes": num_classes}

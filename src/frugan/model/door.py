@@ -1,11 +1,10 @@
-"""One door to a trained thing: `frugan.load(path)` gives a `Model`, whatever its family and wherever it lies."""
+"""The model itself: pictures from seeds, walks between them, and pictures from pictures."""
 
+import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,31 +13,32 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from frugan import checkpoint as checkpoints
-from frugan import models
-from frugan.config import from_dict, suggest, to_dict
-from frugan.data.dataset import to_uint8
-from frugan.models.generator import ImageGenerator
+from frugan.config import suggest, to_dict
+from frugan.data.dataset import Dataset, to_uint8
+from frugan.model.tiles import OVERLAP, translate_tiles, translate_whole
+from frugan.models.generator import ImageGenerator, ImageTranslator
 from frugan.models.stylegan2 import Generator
 from frugan.models.subnet import Subnet
 from frugan.ops.wander import smooth_loop
 
 Noise = Literal["const", "none", "random"]
-BUNDLED = ("demo",)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained generator, its discriminator where it is known, and what is known about them.
+    """A trained generator or translator, its discriminator where it is known, and what is known about them.
 
     `info` holds plain facts: `images_seen`, `class_names`, `data`, `licence`, `recipe`, `scores`, and `stage`
     (`resolution`, `alpha`) where a generator that grows has not grown up: it draws as far as it has grown, and the
-    pixels are repeated up to the full size.
+    pixels are repeated up to the full size. `reverse` is the translator of the other direction, where there is one.
+    `sources` are the pictures that seeds stand for in a translator, see `on`.
     """
 
-    generator: ImageGenerator
+    generator: ImageGenerator | ImageTranslator
     discriminator: nn.Module | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    reverse: ImageTranslator | None = None
+    sources: Dataset | None = field(default=None, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -51,11 +51,34 @@ class Model:
         return self.generator.family
 
     @property
+    def is_translator(self) -> bool:
+        """Whether it makes pictures of pictures, and not of seeds."""
+        return isinstance(self.generator, ImageTranslator)
+
+    @property
+    def translator(self) -> ImageTranslator:
+        """The generator, where it translates pictures. Raises ValueError naming the family where it draws them."""
+        if not isinstance(self.generator, ImageTranslator):
+            raise ValueError(
+                f"a {self.family} model draws pictures from seeds, it does not translate any: use `frugan sample`"
+            )
+        return self.generator
+
+    @property
+    def artist(self) -> ImageGenerator:
+        """The generator, where it draws from seeds. Raises ValueError naming the family where it translates."""
+        if not isinstance(self.generator, ImageGenerator):
+            raise ValueError(
+                f"a {self.family} model translates pictures, it draws none from seeds: use `frugan translate`"
+            )
+        return self.generator
+
+    @property
     def styles(self) -> Generator:
         """The generator, where it has styles (w). Raises ValueError naming the family where it has none."""
-        if not isinstance(self.generator, Generator):
+        if not isinstance(self.artist, Generator):
             raise ValueError(f"a {self.family} model has no styles (w); that needs a stylegan2 model")
-        return self.generator
+        return self.artist
 
     @property
     def has_styles(self) -> bool:
@@ -64,18 +87,21 @@ class Model:
 
     @property
     def resolution(self) -> int:
-        """Pixels per side of the pictures it makes."""
-        return self.generator.config.resolution
+        """Pixels per side of the pictures it makes; of a translator, the height of the pictures it is `on`.
+
+        Raises ValueError for a translator that is on none: it takes any size.
+        """
+        return self.artist.config.resolution if self.sources is None else self.sources.resolution
 
     @property
     def resolutions(self) -> tuple[int, ...]:
         """Those that `sample` can be asked for, the lowest first; StyleGAN2 stops early in its `skip` form only."""
-        return tuple(size for size in self.generator.config.resolutions if size <= self._stage[0])
+        return tuple(size for size in self.artist.config.resolutions if size <= self._stage[0])
 
     @property
     def is_grown(self) -> bool:
         """Whether all of its blocks draw at full strength: always, but for a generator in the middle of growing."""
-        return self._stage == (self.resolution, 1.0)
+        return self.is_translator or self._stage == (self.resolution, 1.0)
 
     @property
     def _stage(self) -> tuple[int, float]:
@@ -86,8 +112,10 @@ class Model:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of its classes; empty without labels."""
+        if self.is_translator:
+            return ()
         names = tuple(str(name) for name in self.info.get("class_names") or ())
-        return names or tuple(str(index) for index in range(self.generator.config.num_classes))
+        return names or tuple(str(index) for index in range(self.artist.config.num_classes))
 
     @functools.cached_property
     def hash(self) -> str:
@@ -103,7 +131,7 @@ class Model:
         them.
         """
         _check_seeds(seeds)
-        rows = [np.random.RandomState(seed).randn(self.generator.config.z_dim) for seed in seeds]
+        rows = [np.random.RandomState(seed).randn(self.artist.config.z_dim) for seed in seeds]
         return torch.from_numpy(np.stack(rows)).float().to(self.device)
 
     def one_hot(self, classes: Sequence[int | str]) -> Float[Tensor, "N K"]:
@@ -138,11 +166,11 @@ class Model:
         self, seeds: Sequence[int], classes: Sequence[int | str] | None, psi: float, cutoff: int | None
     ) -> Tensor:
         with torch.inference_mode():
-            return self.generator.codes(self.z(seeds), self._labels(seeds, classes), psi, cutoff)
+            return self.artist.codes(self.z(seeds), self._labels(seeds, classes), psi, cutoff)
 
     def _labels(self, seeds: Sequence[int], classes: Sequence[int | str] | None) -> Tensor | None:
-        if classes is None and self.generator.config.num_classes:
-            classes = [seed % self.generator.config.num_classes for seed in seeds]
+        if classes is None and self.artist.config.num_classes:
+            classes = [seed % self.artist.config.num_classes for seed in seeds]
         if classes is None:
             return None
         if len(classes) != len(seeds):
@@ -174,7 +202,7 @@ class Model:
         is_young = resolution is None and grown < self.resolution
         size = grown if is_young else resolution
         with torch.inference_mode():
-            images = self.generator.pictures(
+            images = self.artist.pictures(
                 codes, noise=noise, subnet=subnet, resolution=size, alpha=alpha if size in (None, grown) else 1.0
             )
             if is_young:
@@ -197,7 +225,8 @@ class Model:
 
         `noise` is `const` (the stored maps), `none`, or `random` (its own maps for each seed); all the same where there
         are no noise maps. `psi` below 1 gives tamer, more typical pictures; 1 gives all the variety. `resolution`
-        stops early, at one of `resolutions`. Raises ValueError for what the model's family does not have.
+        stops early, at one of `resolutions`. A translator that is `on` a set gives for seed s the translation of that
+        set's picture s mod its length. Raises ValueError for what the model's family does not have.
         """
         parts = self.stream(
             seeds, classes, psi=psi, cutoff=cutoff, noise=noise, subnet=subnet, resolution=resolution, batch=batch
@@ -221,6 +250,9 @@ class Model:
     ) -> Iterator[UInt8[Tensor, "n C H W"]]:
         """As `sample`, one batch at a time, for as many seeds as wanted."""
         seeds = list(seeds)
+        if self.sources is not None:
+            yield from self._translations(self.sources, seeds, classes, psi, cutoff, subnet, resolution, batch)
+            return
         for start in range(0, len(seeds), batch):
             chunk = seeds[start : start + batch]
             chosen = None if classes is None else classes[start : start + batch]
@@ -234,7 +266,7 @@ class Model:
         maps: list[list[Tensor]] = []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
-            shapes = self.generator.noise_shapes(subnet, resolution)
+            shapes = self.artist.noise_shapes(subnet, resolution)
             maps.append([torch.randn(shape, generator=generator) for shape in shapes])
         return [torch.stack(layer).to(self.device) for layer in zip(*maps, strict=True)]
 
@@ -260,7 +292,7 @@ class Model:
         ease = steps * steps * (3 - 2 * steps)
         ends = torch.roll(keys, -1, dims=0)
         with torch.inference_mode():
-            path = torch.cat([self.generator.between(a, b, ease) for a, b in zip(keys, ends, strict=True)])
+            path = torch.cat([self.artist.between(a, b, ease) for a, b in zip(keys, ends, strict=True)])
         for chunk in path.split(batch):
             yield self._draw(chunk, "const", None, resolution)
 
@@ -285,7 +317,7 @@ class Model:
         if not seeds:
             raise ValueError("at least one seed is needed, got none")
         _check_seeds(seeds)
-        length = self.generator.config.z_dim
+        length = self.artist.config.z_dim
         draws = [torch.from_numpy(np.random.RandomState(seed).randn(frames, length)) for seed in seeds]
         path = torch.stack([smooth_loop(walk, sigma) for walk in draws], dim=1).float()
         labels = self._labels(seeds, classes)
@@ -293,15 +325,88 @@ class Model:
         for part in path.split(together):
             z, own = part.flatten(0, 1).to(self.device), None if labels is None else labels.repeat(len(part), 1)
             with torch.inference_mode():
-                codes = self.generator.codes(z, own, psi)
+                codes = self.artist.codes(z, own, psi)
             pictures = torch.cat([self._draw(chunk, "const", None, resolution) for chunk in codes.split(batch)])
             yield from pictures.unflatten(0, (len(part), len(seeds)))
 
+    # -- translators --------------------------------------------------------------------------------------------------
+
+    def translate(
+        self,
+        images: UInt8[Tensor, "N source_channels H W"],
+        *,
+        subnet: Subnet | None = None,
+        batch: int = 16,
+        tile: int | None = None,
+        overlap: int = OVERLAP,
+    ) -> UInt8[Tensor, "N channels H W"]:
+        """The translation of each picture, or label map, of the same size as it.
+
+        Any size will do: pictures are reflected up to what the network divides, and cut back. With `tile` larger ones
+        are translated in squares of that side which overlap and are blended there: memory for one square is enough, but
+        a network with instance normalisation sees each square by itself, so that brightness and contrast may differ
+        from square to square. `batch` pictures, or squares, run at once.
+        Raises ValueError for a model that draws from seeds, other channels than it reads, or a tile that does not fit.
+        """
+        net = self.translator
+        wanted = net.config.source_channels
+        if images.shape[1] != wanted:
+            raise ValueError(f"this model translates pictures of {wanted} channels, got {images.shape[1]}")
+
+        def run(chunk: Tensor) -> Tensor:
+            with torch.inference_mode():
+                return net.translate(net.read(chunk.to(self.device)), subnet=subnet)
+
+        multiple = net.config.multiple
+        if tile is not None and max(images.shape[2:]) > tile:
+            return translate_tiles(run, images, multiple, tile, overlap, batch)
+        parts = images.split(batch) if len(images) else [images]
+        return torch.cat([translate_whole(run, part, multiple) for part in parts])
+
+    def on(self, dataset: Dataset) -> "Model":
+        """The same translator bound to a set: seed s stands for the set's picture s mod its length.
+
+        Then `sample` and `stream` work as for a generator, and with them whatever scores or shows one. Raises
+        ValueError for a model that draws from seeds, or a set of other channels than it reads.
+        """
+        wanted = self.translator.config.source_channels
+        if dataset.channels != wanted:
+            raise ValueError(f"this model translates pictures of {wanted} channels, the set has {dataset.channels}")
+        return dataclasses.replace(self, sources=dataset)
+
+    def reversed(self) -> "Model":
+        """The model of the other direction, bound to no set. Raises ValueError where there is none (see CycleGAN)."""
+        if self.reverse is None:
+            raise ValueError(f"this {self.family} model has no other direction; one trained with cyclegan has")
+        return dataclasses.replace(
+            self, generator=self.reverse, reverse=self.translator, discriminator=None, sources=None
+        )
+
+    def _translations(
+        self,
+        sources: Dataset,
+        seeds: Sequence[int],
+        classes: Sequence[int | str] | None,
+        psi: float,
+        cutoff: int | None,
+        subnet: Subnet | None,
+        resolution: int | None,
+        batch: int,
+    ) -> Iterator[UInt8[Tensor, "n C H W"]]:
+        given = {"classes": classes, "psi": None if psi == 1 else psi, "cutoff": cutoff, "resolution": resolution}
+        wrong = [name for name, value in given.items() if value is not None]
+        if wrong:
+            raise ValueError(f"a {self.family} model knows no {wrong[0]}: leave it out")
+        _check_seeds(seeds)
+        for start in range(0, len(seeds), batch):
+            rows = [seed % len(sources) for seed in seeds[start : start + batch]]
+            yield self.translate(sources.batch(rows), subnet=subnet, batch=batch)
+
     def to(self, device: torch.device | str) -> "Model":
         """The same model with its weights on another device."""
-        self.generator.to(device)
-        if self.discriminator is not None:
-            self.discriminator.to(device)
+        for net in (self.generator, self.discriminator, self.reverse):
+            if net is not None:
+                net.to(device)
         return self
 
 
@@ -320,102 +425,3 @@ def _class_index(item: int | str, names: tuple[str, ...]) -> int:
     if item not in names:
         raise ValueError(f"this model has no class {item!r}{suggest(item, names)}")
     return names.index(item)
-
-
-def load(path: Path | str, *, device: torch.device | str = "cpu") -> Model:
-    """The trained model at `path`: `demo` (bundled), a run folder (its best checkpoint, else its newest), or one
-    checkpoint.
-
-    Raises CheckpointError (a ValueError) where there is none or it is damaged.
-    """
-    folder = find(path)
-    info = checkpoints.read_info(folder)
-    roles = info.get("models")
-    if not isinstance(roles, dict) or "generator" not in roles:
-        raise checkpoints.CheckpointError(
-            f"{folder} holds no generator (it has: {', '.join(roles or {}) or 'nothing'})"
-        )
-    loaded = checkpoints.load(folder, {role["part"] for role in roles.values()})
-    nets = {name: _restore(role, loaded.parts[role["part"]], folder) for name, role in roles.items()}
-    generator = nets["generator"]
-    if not isinstance(generator, ImageGenerator):
-        raise checkpoints.CheckpointError(f"{folder} names a {type(generator).__name__} as its generator")
-    return Model(generator, nets.get("discriminator"), info).to(device)
-
-
-def find(path: Path | str) -> Path:
-    """The checkpoint folder that `load` opens for this path."""
-    if str(path) in BUNDLED and not Path(path).exists():
-        return Path(str(resources.files("frugan") / "assets" / "models" / str(path)))
-    path = Path(path)
-    if (path / checkpoints.INDEX).is_file():
-        return path
-    inside = path / "checkpoints"
-    found = checkpoints.list_checkpoints(inside)
-    if not found:
-        what = "has no checkpoint yet" if inside.is_dir() else "is neither a run, a checkpoint, nor 'demo'"
-        if path.is_file():
-            what = f"is a file: `frugan import {path} --out FOLDER` makes a model of another project's checkpoint"
-        raise checkpoints.CheckpointError(f"{path} {what}")
-    problems: list[str] = []
-    for candidate in [*_best(inside), *reversed(found)]:
-        try:
-            checkpoints.load(candidate)
-        except checkpoints.CheckpointError as error:
-            problems.append(str(error))
-            continue
-        return candidate
-    raise checkpoints.CheckpointError(f"every checkpoint of {path} is damaged: " + "; ".join(problems))
-
-
-def _best(folder: Path) -> list[Path]:
-    newest = checkpoints.list_checkpoints(folder)[-1]
-    try:
-        best = checkpoints.read_info(newest).get("best")
-    except checkpoints.CheckpointError:
-        return []
-    return [folder / str(best)] if best and (folder / str(best)).is_dir() else []
-
-
-def _restore(role: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> nn.Module:
-    kind = role["config"].get("kind")
-    if kind not in models.KINDS:
-        raise checkpoints.CheckpointError(f"{folder} holds a network of unknown kind {kind!r}: update frugan")
-    settings = {key: value for key, value in role["config"].items() if key != "kind"}
-    net = models.build(from_dict(models.KINDS[kind], settings))
-    net.load_state_dict(
-        {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    )
-    return net.eval().requires_grad_(False)
-
-
-def describe_nets(nets: Mapping[str, tuple[str, nn.Module]]) -> dict[str, dict[str, Any]]:
-    """The `models` table of a checkpoint, from (role, network) by the name of the part that holds its weights.
-
-    Networks that `models.build` cannot make again are left out: such a checkpoint resumes, but no Model is made from
-    it.
-    """
-    table = {}
-    for part, (role, net) in nets.items():
-        config = getattr(net, "config", None)
-        kind = next((name for name, cls in models.KINDS.items() if isinstance(config, cls)), None)
-        if kind is not None:
-            table[role] = {"part": part, "config": {"kind": kind, **to_dict(config)}}
-    return table
-
-
-def save(model: Model, folder: Path, *, half: bool = False, card: str | None = None) -> None:
-    """Write generator and discriminator as one self-describing folder that `load` opens; `half` stores float16."""
-    nets: dict[str, nn.Module] = {"generator": model.generator}
-    if model.discriminator is not None:
-        nets["discriminator"] = model.discriminator
-    parts = {
-        name: {
-            key: value.half() if half and value.is_floating_point() else value
-            for key, value in net.state_dict().items()
-        }
-        for name, net in nets.items()
-    }
-    table = describe_nets({name: (name, net) for name, net in nets.items()})
-    kept = {key: value for key, value in model.info.items() if key not in ("models", "best", "loop")}
-    checkpoints.save(folder, {**kept, "models": table}, parts, card)

@@ -1,0 +1,86 @@
+"""Spectral normalisation against torch's and against singular values."""
+
+import pytest
+import torch
+from torch import nn
+
+from frugan.ops.spectral import SpectralConvolution, folded_state, power_iterate, settle
+
+
+def made(inputs=5, outputs=7, kernel=3):
+    torch.manual_seed(0)
+    return SpectralConvolution(inputs, outputs, kernel, padding=1)
+
+
+def theirs_of(layer):
+    """torch's own, with the same weight and vectors."""
+    conv = nn.utils.spectral_norm(nn.Conv2d(*layer.weight.shape[1::-1], layer.weight.shape[2], padding=1)).to(
+        layer.weight
+    )
+    state = {"weight_orig": layer.weight, "weight_u": layer.u, "weight_v": layer.v, "bias": layer.bias}
+    conv.load_state_dict({name: tensor.detach().clone() for name, tensor in state.items()})
+    return conv
+
+
+def test_one_iteration_before_a_call_is_what_torch_does():
+    layer, x = made().double(), torch.randn(2, 5, 6, 6).double()
+    conv = theirs_of(layer).train()
+    for _ in range(2):
+        power_iterate(layer)
+        ours, theirs = layer(x), conv(x)
+        torch.testing.assert_close(ours, theirs)
+        ours.square().sum().backward()
+        theirs.square().sum().backward()
+    torch.testing.assert_close(layer.u, conv.weight_u)
+    torch.testing.assert_close(layer.v, conv.weight_v)
+    torch.testing.assert_close(layer.weight.grad, conv.weight_orig.grad)
+
+
+def test_calls_change_nothing():
+    layer, x = made().train(), torch.randn(2, 5, 6, 6)
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    first, second = layer(x), layer(x)
+    assert torch.equal(first, second)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+    torch.testing.assert_close(theirs_of(layer).eval()(x), first)
+
+
+def test_an_iteration_between_call_and_derivative():
+    layer, x = made(), torch.randn(2, 5, 6, 6)
+    y = layer(x).square().sum()
+    power_iterate(layer)
+    y.backward()
+    other = made()
+    other(x).square().sum().backward()
+    assert torch.equal(layer.weight.grad, other.weight.grad)
+
+
+@torch.no_grad()
+def test_iterations_find_the_largest_singular_value():
+    network = nn.Sequential(made(), nn.ReLU(), made(7, 4))
+    for module in (network[0], network[2]):
+        module.weight.normal_()
+    power_iterate(network, 200)
+    for module in (network[0], network[2]):
+        assert float(torch.linalg.matrix_norm(module.kernel().flatten(1), 2)) == pytest.approx(1, abs=1e-4)
+    before = network[0].u.clone()
+    settle(network)
+    torch.testing.assert_close(network[0].u, before, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_leading_channels_are_those_of_the_whole_quotient():
+    layer, x = made(), torch.randn(2, 3, 6, 6)
+    expected = torch.conv2d(x, layer.kernel()[:4, :3], layer.bias[:4], padding=1)
+    assert torch.equal(layer(x, 4), expected)
+
+
+@torch.no_grad()
+def test_folded_state():
+    layer = made()
+    network = nn.Sequential(layer, nn.Conv2d(7, 1, 1))
+    state = folded_state(network)
+    assert set(state) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert torch.equal(state["0.weight"], layer.kernel())
+    assert set(folded_state(layer)) == {"weight", "bias"}
+    assert torch.equal(network.state_dict()["0.weight"], layer.weight)
