@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable '.[video,data,track,features,export,openvino,test]'
+	$(BIN)/pip install --quiet --editable '.[video,data,track,features,export,openvino,claims,test]'
 	touch $@
 
 test: $(VENV)/.installed-test lint types unit

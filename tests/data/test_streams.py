@@ -86,6 +86,14 @@ def test_parts(tmp_path: Path, picture: Draw) -> None:
     assert len(prepare_streams(tmp_path / "test", configs())["source"]) == 2
 
 
+def test_a_small_part_of_two_domains(tmp_path: Path, picture: Draw) -> None:
+    """The folders of the larger part do not count against it."""
+    folders(tmp_path, picture, "trainA", "trainB", 12)
+    folders(tmp_path, picture, "testA", "testB", 2)
+    found = prepare_streams(tmp_path, configs(part="test", pairing="unpaired"))
+    assert [len(dataset) for dataset in found.values()] == [2, 2]
+
+
 def test_an_absent_part_is_refused(tmp_path: Path, picture: Draw) -> None:
     folders(tmp_path, picture, "trainA", "trainB")
     (tmp_path / "testA").mkdir()

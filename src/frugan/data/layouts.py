@@ -359,10 +359,16 @@ def _of_part(opened: Source, part: Part) -> list[int]:
     """The pictures of a part of a set, by the first folder of their names that is called like one."""
     parts = []
     for name in opened.names:
-        pieces = [piece.lower() for piece in PurePosixPath(name).parts[:-1]]
-        parts.append(next((_PARTS[piece] for piece in pieces if piece in _PARTS), ""))
+        named = [_part_of(piece) for piece in PurePosixPath(name).parts[:-1]]
+        parts.append(next(filter(None, named), ""))
     wanted = _wanted(set(parts), part)
     return [index for index, its_part in enumerate(parts) if its_part in wanted]
+
+
+def _part_of(folder: str) -> str:
+    """The part that a folder is called after, be it that of one domain (testA); "" for other names."""
+    domain = _DOMAIN.fullmatch(folder)
+    return _PARTS.get((folder if domain is None else domain[1]).lower(), "")
 
 
 def _shapes(opened: Source, chosen: Sequence[int]) -> list[tuple[int, int]]:
