@@ -249,7 +249,7 @@ def ablation_h() -> Recipe:
 def small(resolution: int = 64) -> Recipe:
     """For a CPU: grows from 4 px to 32 or 64 with narrow networks, logistic loss with lazy R1, DiffAugment.
 
-    Our own numbers: 8k images a phase, 90k in all; batches of 8 from 32 px on, where steps count for more than pictures;
+    Our own numbers: 8k images a phase, 90k in all; batches of 8 from 32 px on, where steps count for more than images;
     weights averaged by half-life as in `small`.
     """
     if resolution not in SMALL_WIDTHS:
