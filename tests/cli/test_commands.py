@@ -183,7 +183,7 @@ def test_flags_are_frozen(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     found = []
     for words in (
         *(("train",), ("sample",), ("info",), ("demo",)),
-        *(("import",), ("evaluate",)),
+        *(("import",), ("translate",), ("evaluate",)),
         *(("data", "inspect"), ("data", "augment-sheet"), ("data", "sets"), ("data", "build")),
         *(("recipes", "list"), ("recipes", "show"), ("recipes", "diff")),
         *(("export",), ("cost",)),

@@ -86,22 +86,6 @@ def test_bfloat16_on_the_cpu(form):
         torch.testing.assert_close(got.float(), exact, atol=0.1, rtol=0.05)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_product_over_pixels_is_the_convolution_of_one_pixel(batch, layout):
-    x = draw(batch, 4, 5, 6).contiguous(memory_format=layout)
-    inputs = [x, draw(3, 4, seed=1), draw(batch, 4, seed=2), draw(3, seed=3)]
-
-    def plain(x, weight, styles, bias):
-        return reference.modulated_conv2d(x, weight[:, :, None, None], styles, demodulate=False) + bias[:, None, None]
-
-    got = reference.derivatives(modulate.modulated_pixels, inputs)
-    torch.testing.assert_close(got, reference.derivatives(plain, inputs), atol=1e-9, rtol=1e-9)
-    half = modulate.modulated_pixels(x.bfloat16(), *(tensor.float() for tensor in inputs[1:]))
-    assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.double(), plain(*inputs), atol=0.1, rtol=0.05)
-
-
 @pytest.mark.parametrize("up", [1, 2])
 def test_without_gradients_the_values_stay_and_nothing_given_is_written_to(up):
     options = settings({"kernel": 3, "up": up, "demodulate": True}) | {"gain": 1.5}

@@ -55,7 +55,7 @@ def translate(
     batch
         Pictures at once, as long as neighbours have one size.
     gallery
-        Also write gallery.html: sources beside outputs, and targets with --target.
+        Also write gallery.html: sources beside outputs, and with --target targets too.
     target
         What should have come out, under the same names: distances are told.
     features

@@ -26,7 +26,7 @@ from frugan.models.generator import (
 from frugan.models.subnet import Subnet
 from frugan.ops.elastic import leading
 from frugan.ops.equalized import SLOPE, EqualizedConv2d, EqualizedLinear
-from frugan.ops.modulate import modulated_conv2d, modulated_pixels
+from frugan.ops.modulate import modulated_conv2d
 from frugan.ops.normalize import minibatch_stddev, pixel_norm
 from frugan.ops.resample import downsample2d, fir_filter, upsample2d
 
@@ -233,7 +233,7 @@ class ToRGB(nn.Module):
     def forward(self, x: Float[Tensor, "N C H W"], w: Float[Tensor, "N w_dim"]) -> Float[Tensor, "N channels H W"]:
         """An image in the dtype of `w`. The style's gain is that of all inputs, also where fewer run."""
         styles = self.affine(w, x.shape[1]) * (1 / math.sqrt(self.weight.shape[1]))
-        x = modulated_pixels(x, leading(self.weight, None, x.shape[1]).flatten(1), styles, self.bias)
+        x = modulated_conv2d(x, leading(self.weight, None, x.shape[1]), styles, self.bias, demodulate=False)
         x = x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
         return x.to(w.dtype)
 

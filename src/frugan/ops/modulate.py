@@ -71,23 +71,6 @@ def modulated_conv2d(
     return torch.addcmul(bias[:, None, None], x, scale, out=place)
 
 
-def modulated_pixels(
-    x: Float[Tensor, "N C_in H W"],
-    weight: Float[Tensor, "C_out C_in"],
-    styles: Float[Tensor, "N C_in"],
-    bias: Float[Tensor, " C_out"],
-) -> Float[Tensor, "N C_out H W"]:
-    """A 1x1 modulated convolution without demodulation, plus `bias`, in the dtype of `x`.
-
-    One matrix product for each sample: with few output channels that reads the features once, where scaling them and
-    then convolving would write them, too.
-    """
-    weights = (weight * styles[:, None]).to(x.dtype)
-    pixels = x.permute(0, 2, 3, 1)
-    y: Tensor = torch.baddbmm(bias.to(x.dtype), pixels.flatten(1, 2), weights.transpose(1, 2))
-    return y.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
-
-
 def modulated_conv2d_grouped(
     x: Float[Tensor, "N C_in H W"],
     weight: Float[Tensor, "C_out C_in rows columns"],

@@ -10,7 +10,6 @@ import dataclasses
 from frugan.augment.diffaugment import DiffAugmentConfig
 from frugan.data.pictures import DataConfig
 from frugan.models.progan import ProGANConfig, ProGANDiscriminatorConfig
-from frugan.recipes.stylegan2 import SMALL_WIDTHS
 from frugan.training.recipe import AdamConfig, EmaConfig, Recipe, TrainingConfig
 from frugan.training.tasks.adversary import R1Config, WganGpConfig
 from frugan.training.tasks.grow import GrowConfig, GrowthConfig
@@ -22,6 +21,8 @@ TICKS = {
 }
 SNAPSHOTS = {key: 1000 * images for key, images in TICKS.items()}
 """The authors' ticks: pictures between two grids."""
+
+SMALL_WIDTHS = {4: 96, 8: 64, 16: 48, 32: 32, 64: 16, 128: 16}
 
 
 def _paper(
@@ -250,7 +251,8 @@ def small(resolution: int = 64) -> Recipe:
     """For a CPU: grows from 4 px to 32 or 64 with narrow networks, logistic loss with lazy R1, DiffAugment.
 
     Our own numbers: 8k images a phase, 90k in all; batches of 8 from 32 px on, where steps count for more than images;
-    weights averaged by half-life as in `small`.
+    weights averaged by half-life as in `small`. Widths are small at low resolutions, so that early stages are
+    quick: with those of `small` 8 px was only three times as fast as 64 px (docs/LOG.md).
     """
     if resolution not in SMALL_WIDTHS:
         raise ValueError(f"the small recipe is for 8, 16, 32, 64 or 128 px, got {resolution}")
@@ -266,7 +268,7 @@ def small(resolution: int = 64) -> Recipe:
         batches={"32": 8, "64": 8, "128": 8},
         snapshots={"4": 4_000, "8": 4_000, "16": 4_000},
     )
-    adam = AdamConfig(lr=0.001)
+    adam = AdamConfig(lr=0.002)
     return Recipe(
         name="progan-small",
         source="our own, for two CPU cores",
