@@ -23,15 +23,15 @@ from frugan.models.generator import (
     check_widths,
     resolutions_to,
 )
+from frugan.models.mapping import Labels, MappingNetwork
 from frugan.models.subnet import Subnet
 from frugan.ops.elastic import leading
 from frugan.ops.equalized import SLOPE, EqualizedConv2d, EqualizedLinear
 from frugan.ops.modulate import modulated_conv2d
-from frugan.ops.normalize import minibatch_stddev, pixel_norm
+from frugan.ops.normalize import minibatch_stddev
 from frugan.ops.resample import downsample2d, fir_filter, upsample2d
 
 Architecture = Literal["skip", "resnet", "orig"]
-Labels = Float[Tensor, "N num_classes"]
 ROOT_HALF = math.sqrt(0.5)
 
 
@@ -127,52 +127,6 @@ class StyleGAN2Config:
         kept = 2 * len(resolutions_to(resolution))
         halves = max(self.num_half_resolutions - len(self.resolutions) + len(resolutions_to(resolution)), 0)
         return replace(self, resolution=resolution, widths=subnet.widths[:kept], num_half_resolutions=halves)
-
-
-class MappingNetwork(nn.Module):
-    """From latent codes, and labels where there are classes, to `w`; with z_dim 0 from labels alone."""
-
-    w_avg: Tensor
-
-    def __init__(
-        self,
-        *,
-        z_dim: int,
-        w_dim: int,
-        num_classes: int,
-        num_layers: int,
-        lr_multiplier: float,
-        num_ws: int | None,
-    ) -> None:
-        super().__init__()
-        self.num_ws = num_ws
-        self.num_classes = num_classes
-        self.num_layers = num_layers
-        self.z_dim = z_dim
-        if num_classes:
-            self.embed = EqualizedLinear(num_classes, w_dim)
-        inputs = z_dim + (w_dim if num_classes else 0)
-        for index in range(num_layers):
-            layer = EqualizedLinear(inputs, w_dim, lr_multiplier=lr_multiplier, activation="lrelu")
-            self.add_module(f"fc{index}", layer)
-            inputs = w_dim
-        if num_ws is not None:
-            self.register_buffer("w_avg", torch.zeros(w_dim))
-
-    def features(self, z: Float[Tensor, "N z_dim"] | None, labels: Labels | None) -> Float[Tensor, "N w_dim"]:
-        """One code per sample, before it is repeated for every layer."""
-        check_labels(labels, self.num_classes)
-        parts = [] if z is None else [pixel_norm(z)]
-        if labels is not None and self.num_classes:
-            parts.append(pixel_norm(self.embed(labels)))
-        x = torch.cat(parts, dim=1)
-        for index in range(self.num_layers):
-            x = self.get_submodule(f"fc{index}")(x)
-        return x
-
-    def forward(self, z: Float[Tensor, "N z_dim"], labels: Labels | None = None) -> Float[Tensor, "N num_ws w_dim"]:
-        """w, the same for every layer. `labels` are float one-hot rows, given exactly where there are classes."""
-        return self.features(z, labels)[:, None].repeat(1, self.num_ws or 1, 1)
 
 
 class SynthesisLayer(nn.Module):

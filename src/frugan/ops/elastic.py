@@ -86,9 +86,13 @@ class TransposedConvolution(nn.Module):
         self.weight = nn.Parameter(torch.randn(inputs, outputs, kernel, kernel) * std)
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
+    def kernel(self) -> Float[Tensor, "inputs outputs kernel kernel"]:
+        """The weight it runs with, which a subclass may scale."""
+        return self.weight
+
     def forward(self, x: Float[Tensor, "N C_in H W"], outputs: int | None = None) -> Float[Tensor, "N C_out H2 W2"]:
         """The leading `outputs` maps, or all, twice as large."""
-        weight = leading(self.weight, x.shape[1], outputs)
+        weight = leading(self.kernel(), x.shape[1], outputs)
         bias = None if self.bias is None else leading(self.bias, outputs)
         kernel = weight.shape[2]
         if kernel % 2 == 0:

@@ -1,9 +1,10 @@
-"""Spectral normalisation: convolutions whose largest gain is about 1.
+"""Spectral normalisation: layers whose largest gain is about 1.
 
 Source: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks", section 2.1 and algorithm 1.
 The weight is taken as a matrix of one row for each output; u and v approximate its first singular vectors.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -11,64 +12,156 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from frugan.ops.elastic import Convolution
+from frugan.ops.elastic import Convolution, TransposedConvolution
 
 _FIRST_ITERATIONS = 15
-_EPS = 1e-12
+EPS = 1e-12
+"""What a vector's length counts as at least while it is brought to length 1; StudioGAN has 1e-6."""
 
 
-class SpectralConvolution(Convolution):
-    """A convolution that runs with its weight over its spectral norm, u W v; it is then that channels are left out.
+class Spectral(nn.Module):
+    """What a layer with a `weight` inherits, before its plain form, to run with the weight over its spectral norm.
 
-    u and v change in `power_iterate` alone, never in a call. torch and the authors of GauGAN iterate in each call in
-    training mode: that gives other numbers to two processes, and to a call that is made again.
+    u and v change in `power_iterate` alone, never in a call. torch and the authors of GauGAN, BigGAN and StudioGAN
+    iterate in each call in training mode: that gives other numbers to two processes, and to a call that is made again.
     """
 
+    weight: nn.Parameter
     u: Tensor
     v: Tensor
+    eps: float
 
-    def __init__(
-        self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, bias: bool = True
-    ) -> None:
-        super().__init__(inputs, outputs, kernel, stride=stride, padding=padding, bias=bias)
-        self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0, eps=_EPS))
-        self.register_buffer("v", F.normalize(torch.randn(inputs * kernel**2), dim=0, eps=_EPS))
+    def _add_vectors(self, eps: float) -> None:
+        rows, columns = self.matrix().shape
+        self.register_buffer("u", F.normalize(torch.randn(rows), dim=0, eps=eps))
+        self.register_buffer("v", F.normalize(torch.randn(columns), dim=0, eps=eps))
+        self.eps = eps
 
-    def kernel(self) -> Float[Tensor, "outputs inputs kernel kernel"]:
-        """The weight over its spectral norm; the gradient takes u and v for constants."""
+    def matrix(self) -> Float[Tensor, "outputs rest"]:
+        """The weight, a row for each output."""
+        return self.weight.flatten(1)
+
+    def kernel(self) -> Float[Tensor, "*shape"]:
+        """The weight over its spectral norm, u W v; the gradient takes u and v for constants."""
         # No matrix product, which autocast would do in half precision.
-        gain = (self.weight.flatten(1) * (self.u[:, None] * self.v)).sum()
-        return self.weight / gain
+        return self.weight / (self.matrix() * (self.u[:, None] * self.v)).sum()
 
     @torch.no_grad()
     def iterate(self, count: int = 1) -> None:
         """Bring u and v so many steps closer to the singular vectors of the weight as it is."""
-        matrix = self.weight.flatten(1)
+        matrix = self.matrix()
         for _ in range(count):
-            self.v.copy_(F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=_EPS))
-            self.u.copy_(F.normalize(torch.mv(matrix, self.v), dim=0, eps=_EPS))
+            self.v.copy_(F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=self.eps))
+            self.u.copy_(F.normalize(torch.mv(matrix, self.v), dim=0, eps=self.eps))
+
+
+class SpectralConvolution(Spectral, Convolution):
+    """A convolution that runs with its weight over its spectral norm; it is then that channels are left out."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        eps: float = EPS,
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, padding=padding, bias=bias)
+        self._add_vectors(eps)
+
+
+class SpectralTransposedConvolution(Spectral, TransposedConvolution):
+    """A transposed convolution of that kind; a row of its matrix is still all that one output reads."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, bias: bool = True, eps: float = EPS) -> None:
+        super().__init__(inputs, outputs, kernel, bias=bias)
+        self._add_vectors(eps)
+
+    def matrix(self) -> Float[Tensor, "outputs rest"]:
+        """The weight, a row for each output."""
+        return self.weight.transpose(0, 1).flatten(1)
+
+
+class SpectralLinear(Spectral, nn.Linear):
+    """A linear layer of that kind."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True, eps: float = EPS) -> None:
+        super().__init__(inputs, outputs, bias=bias)
+        self._add_vectors(eps)
+
+    def forward(self, x: Float[Tensor, "*N inputs"]) -> Float[Tensor, "*N outputs"]:
+        """The outputs."""
+        return F.linear(x, self.kernel(), self.bias)
+
+
+class Embedding(nn.Module):
+    """A vector for each class, drawn from a normal distribution; labels are one-hot rows, or mixtures of them."""
+
+    def __init__(self, classes: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, outputs))
+
+    def kernel(self) -> Float[Tensor, "classes outputs"]:
+        """The vectors it gives, which a subclass may scale."""
+        return self.weight
+
+    def forward(self, labels: Float[Tensor, "N classes"]) -> Float[Tensor, "N outputs"]:
+        """The vector of each label."""
+        return labels @ self.kernel()
+
+
+class SpectralEmbedding(Spectral, Embedding):
+    """An embedding whose vectors are divided by their matrix's spectral norm; a row is a class here."""
+
+    def __init__(self, classes: int, outputs: int, *, eps: float = EPS) -> None:
+        super().__init__(classes, outputs)
+        self._add_vectors(eps)
 
 
 def power_iterate(network: nn.Module, count: int = 1) -> None:
-    """One power iteration, or `count`, in every spectral convolution of a network; a task makes one after each step.
+    """One power iteration, or `count`, in every spectral layer of a network; a task makes one after each step.
 
     Nothing is drawn: networks of equal weights stay equal.
     """
+    groups: dict[tuple[object, ...], list[Spectral]] = {}
     for module in network.modules():
-        if isinstance(module, SpectralConvolution):
-            module.iterate(count)
+        if isinstance(module, Spectral):
+            weight = module.weight
+            key = (module.matrix().shape, module.eps, weight.dtype, weight.device)
+            groups.setdefault(key, []).append(module)
+    for layers in groups.values():
+        if len(layers) > 1 and layers[0].weight.device.type != "cpu":
+            iterate_together(layers, count)
+        else:  # copying the weights side by side costs a processor what it saves
+            for layer in layers:
+                layer.iterate(count)
 
 
-def settle(network: nn.Module) -> None:
+@torch.no_grad()
+def iterate_together(layers: Sequence[Spectral], count: int = 1) -> None:
+    """What `iterate` does to each of these layers, whose matrices are of one shape, in a few calls for all of them."""
+    matrices = torch.stack([layer.matrix() for layer in layers])
+    u, v = torch.stack([layer.u for layer in layers]), torch.stack([layer.v for layer in layers])
+    for _ in range(count):
+        v = F.normalize(torch.bmm(u[:, None], matrices)[:, 0], dim=1, eps=layers[0].eps)
+        u = F.normalize(torch.bmm(matrices, v[:, :, None])[:, :, 0], dim=1, eps=layers[0].eps)
+    torch._foreach_copy_([layer.u for layer in layers], list(u))
+    torch._foreach_copy_([layer.v for layer in layers], list(v))
+
+
+def settle(network: nn.Module, count: int = _FIRST_ITERATIONS) -> None:
     """As many power iterations as new weights need before their first use."""
-    power_iterate(network, _FIRST_ITERATIONS)
+    power_iterate(network, count)
 
 
 def folded_state(network: nn.Module) -> dict[str, Tensor]:
-    """The state of the same network with plain convolutions that run with the very same weights."""
+    """The state of the same network with plain layers that run with the very same weights."""
     state = cast(dict[str, Tensor], network.state_dict())
     for name, module in network.named_modules():
-        if isinstance(module, SpectralConvolution):
+        if isinstance(module, Spectral):
             prefix = f"{name}." if name else ""
             state[f"{prefix}weight"] = module.kernel().detach()
             del state[f"{prefix}u"], state[f"{prefix}v"]
