@@ -459,3 +459,15 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sources_can_be_listed_without_a_cache(folder: Path, cache: Path) -> None:
     assert len(open_source(folder).names) == 8
     assert list(cache.iterdir()) == []
+
+
+def test_pictures_without_a_label_are_refused_unless_asked(folder: Path) -> None:
+    table = {"labels": [[f"{index:02d}.png", index % 2] for index in range(1, 7)]}
+    (folder / "dataset.json").write_text(json.dumps(table))
+    with pytest.raises(DataError, match=r"2 of 8 pictures .*no label \(00.png, 07.png\).*unlabelled=skip.*--no-labels"):
+        prepare(folder, DataConfig(resolution=16))
+    dataset = prepare(folder, DataConfig(resolution=16, unlabelled="skip"))
+    assert len(dataset) == 6 and dict(dataset.skipped) == dict.fromkeys(
+        ["00.png", "07.png"], "no label in dataset.json"
+    )
+    assert len(prepare(folder, DataConfig(resolution=16, labels="none"))) == 8

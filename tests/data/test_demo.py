@@ -86,6 +86,16 @@ def test_labels_are_the_groups() -> None:
     assert all(file.startswith(f"{group}/") for file, group in named.items())
 
 
+def test_kinds_are_the_sub_groups_with_enough_pictures() -> None:
+    with open_demo("emoji-kinds") as source:
+        assert source.labels is not None and len(source.class_names) == 31
+        counts = Counter(source.class_names[label] for label in source.labels)
+        assert min(counts.values()) == 20 and counts["country-flag"] == 245 and counts["animal-bird"] == 21
+        named = {name: source.class_names[label] for name, label in zip(source.names, source.labels, strict=True)}
+    known = {picture.file: picture.subgroup for picture in read_index()}
+    assert all(known[name] == kind for name, kind in named.items())
+
+
 def test_small_sets_have_no_labels() -> None:
     for name in ("faces", "animals"):
         with open_demo(name) as source:
@@ -114,12 +124,12 @@ def test_sets_can_be_prepared(name: str) -> None:
     dataset = prepare(open_demo(name), DataConfig(resolution=32, limit=12))
     assert len(dataset) == 12 and dataset.images.shape[1:] == (3, 32, 32) and not dataset.skipped
     assert dataset.flip is DEMO_SETS[name].flip
-    assert dataset.num_classes == (9 if name == "emoji" else 0)
+    assert dataset.num_classes == {"emoji": 9, "emoji-kinds": 31}.get(name, 0)
     assert set(dataset.names) <= {picture.file for picture in demo_pictures(name)}
 
 
 def test_unknown_set_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"no bundled set 'cats'; there are emoji, faces, animals"):
+    with pytest.raises(DataError, match=r"no bundled set 'cats'; there are emoji, emoji-kinds, faces, animals"):
         open_demo("cats")
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from frugan.data import open_source
 from frugan.data.sink import Sink
 from frugan.data.write import OutputError, from_pillow, read_metadata
 
@@ -68,6 +69,14 @@ def test_zip_entries_are_stored_and_labels_may_be_absent(tmp_path: Path) -> None
     with zipfile.ZipFile(tmp_path / "a.zip") as opened:
         assert {info.compress_type for info in opened.infolist()} == {zipfile.ZIP_STORED}
         assert json.loads(opened.read("dataset.json")) == {"labels": None}
+
+
+def test_classes_come_back_under_their_names(target: Path) -> None:
+    names = ("cats, big", "猫", "a/b 'c'")
+    with Sink(target, 4, FACTS, class_names=names) as sink:
+        sink.add(torch.stack([sample(index) for index in range(4)]), [2, 0, 0, 2])
+    with open_source(target) as source:
+        assert source.class_names == names and source.labels == (2, 0, 0, 2)
 
 
 @pytest.mark.parametrize("stop", [0, 1, 6, 10])

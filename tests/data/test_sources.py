@@ -305,6 +305,15 @@ def test_missing_and_extra_names_in_dataset_json_are_told(tmp_path: Path, pictur
         ("b.png", "no label in dataset.json"),
         ("gone.png", "named in dataset.json but not there"),
     )
+    assert source.unlabelled == ("b.png",)
+
+
+def test_class_names_that_are_not_unique_are_refused(tmp_path: Path, picture: Any) -> None:
+    lay_out(tmp_path, picture, "a.png")
+    names = {"labels": [["a.png", 0]], "class_names": ["crane", "cat", "crane"]}
+    (tmp_path / "dataset.json").write_text(json.dumps(names))
+    with pytest.raises(DataError, match="class_names has 'crane' more than once"):
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize(

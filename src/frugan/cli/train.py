@@ -69,7 +69,8 @@ def train(
     Parameters
     ----------
     pictures
-        A folder (sub-folders are classes), a zip, CIFAR or MNIST files, or demo:faces, demo:animals, demo:emoji.
+        A folder (sub-folders are classes), a zip, CIFAR or MNIST files, Tiny-ImageNet, CUB-200-2011, or a bundled set:
+        demo:faces, demo:animals, demo:emoji, demo:emoji-kinds.
     out
         The run folder; by default runs/NAME OF THE PICTURES.
     recipe

@@ -95,10 +95,20 @@ def _worries(report: Report, count: int) -> list[str]:
     doubles = sum(len(group) - 1 for group in (*report.exact, *(report.near or ())))
     if doubles:
         worries.append(f"{doubles:,} pictures are there more than once and weigh more; remove them if unwanted")
-    rare = [name for name, number in report.classes.items() if number < 10]
+    single = [name for name, number in report.classes.items() if number == 1]
+    if single:
+        worries.append(
+            f"{len(single)} {'class has' if len(single) == 1 else 'classes have'} a single picture ({_some(single)}): "
+            "there is nothing to learn but a copy of it, and no score by class; add pictures, join or drop them"
+        )
+    rare = [name for name, number in report.classes.items() if 1 < number < 10]
     if rare:
-        worries.append(f"{len(rare)} classes have fewer than 10 pictures ({', '.join(rare[:5])}): join or drop them")
+        worries.append(f"{len(rare)} classes have fewer than 10 pictures ({_some(rare)}): join or drop them")
     ratios = report.sizes[:, 0] / report.sizes[:, 1]
     if np.mean((ratios > 4 / 3 + 0.01) | (ratios < 3 / 4 - 0.01)) > 0.5:
         worries.append("most pictures are far from square: a crop loses their ends (see fit='pad' and 'letterbox')")
     return worries
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

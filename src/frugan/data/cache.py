@@ -30,9 +30,10 @@ _HEADER_BYTES = 128
 _PIXELS = "images.npy"
 _META = "meta.json"
 _CHECKED = "checked.json"
+_SHOWN = 5
 _ABANDONED_SECONDS = 7 * 24 * 3600
 # Settings that change no pixels; what they choose is in the names, labels and digests.
-_FREE_SETTINGS = ("flip", "labels", "part", "limit", "seed", "role", "pairing", "reverse", "crop")
+_FREE_SETTINGS = ("flip", "labels", "unlabelled", "part", "limit", "seed", "role", "pairing", "reverse", "crop")
 
 
 class CacheError(OSError):
@@ -55,14 +56,26 @@ def prepare(source: str | Path | Source, config: DataConfig, progress: Progress 
     again), the labels and the settings; it is checked when it is opened and rebuilt if damaged; written beside and
     moved in whole, so that an interrupted or a second process never leaves or sees half of it. Unreadable pictures are
     left out, named in `Dataset.skipped`. Pictures are decoded in threads (Pillow frees the interpreter meanwhile).
-    Raises: DataError if there is nothing to make a set of, CacheError if the cache cannot be written (disk full).
+    Raises: DataError if there is nothing to make a set of or labels are missing for some pictures (see `unlabelled`),
+    CacheError if the cache cannot be written (disk full).
     """
     tell = progress or (lambda done, total, text: None)
     given = source if isinstance(source, Source) else open_source(source, config.labels, config.part)
     with given as opened:
         if config.labels == "none":
             opened = dataclasses.replace(opened, labels=None, class_names=())
+        elif opened.unlabelled and config.unlabelled == "refuse":
+            raise _some_unlabelled(opened)
         return prepare_sized(opened, config, tell)[0]
+
+
+def _some_unlabelled(source: Source) -> DataError:
+    missing, whole = source.unlabelled, len(source.unlabelled) + len(source.names)
+    shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+    return DataError(
+        f"{len(missing):,} of {whole:,} pictures in {str(source.path)!r} have no label ({shown}): add them to its "
+        "table, leave them out (--set data.images.unlabelled=skip), or leave out all classes (--no-labels)"
+    )
 
 
 def prepare_sized(opened: Source, config: DataConfig, tell: Progress) -> tuple[Dataset, dict[str, tuple[int, int]]]:

@@ -1,9 +1,10 @@
-"""The bundled picture sets: Fluent 3D emoji, its faces and its animals, ready to be prepared or split."""
+"""The bundled picture sets: Fluent 3D emoji, its kinds, faces and animals, ready to be prepared or split."""
 
 import dataclasses
 import functools
 import importlib.resources
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from frugan.data.pictures import DataError
 from frugan.data.sources import Source, open_source
 
 _LICENCE = "MIT (Microsoft, LobeHub); country flags Apache-2.0 (Google); see LICENSE and CREDITS.md beside the pictures"
+_ENOUGH = 20  # pictures that make a sub-group a class
 _LICENCE_ART = "MIT (Microsoft, LobeHub); see LICENSE and CREDITS.md beside the pictures"
 
 
@@ -32,15 +34,15 @@ class DemoPicture:
 class DemoSet:
     """A bundled set: what is in it, on what terms, and whether training may mirror its pictures.
 
-    `takes`: which of the bundled pictures belong to it. `is_labelled`: by the nine Unicode groups.
+    `takes`: which of the bundled pictures belong to it. `class_of`: what its classes go by; None without labels.
     """
 
     description: str
     licence: str
     count: int
     flip: bool
-    is_labelled: bool
     takes: Callable[[DemoPicture], bool]
+    class_of: Callable[[DemoPicture], str] | None = None
 
 
 def _is_face(picture: DemoPicture) -> bool:
@@ -51,21 +53,33 @@ def _is_animal(picture: DemoPicture) -> bool:
     return picture.subgroup.startswith("animal-")
 
 
+@functools.cache
+def _kinds() -> Counter[str]:
+    return Counter(picture.subgroup for picture in read_index())
+
+
 DEMO_SETS: dict[str, DemoSet] = {
     "emoji": DemoSet(
         description="all bundled 3D emoji, 128 px with alpha, nine classes (holds writing and flags: never mirrored)",
         licence=_LICENCE,
         count=1866,
         flip=False,
-        is_labelled=True,
         takes=lambda picture: True,
+        class_of=lambda picture: picture.group,
+    ),
+    "emoji-kinds": DemoSet(
+        description="the bundled 3D emoji by their sub-groups, 31 classes of 20 to 245 pictures (never mirrored)",
+        licence=_LICENCE,
+        count=1236,
+        flip=False,
+        takes=lambda picture: _kinds()[picture.subgroup] >= _ENOUGH,
+        class_of=lambda picture: picture.subgroup,
     ),
     "faces": DemoSet(
         description="the 100-shot set: 3D emoji faces, 128 px with alpha",
         licence=_LICENCE_ART,
         count=124,
         flip=True,
-        is_labelled=False,
         takes=_is_face,
     ),
     "animals": DemoSet(
@@ -73,7 +87,6 @@ DEMO_SETS: dict[str, DemoSet] = {
         licence=_LICENCE_ART,
         count=124,
         flip=True,
-        is_labelled=False,
         takes=_is_animal,
     ),
 }
@@ -110,14 +123,20 @@ def _bases() -> dict[str, str]:
 def open_demo(name: str) -> Source:
     """The bundled set `name` as a source for `prepare`. Raises DataError for an unknown name.
 
-    Labels are the Unicode groups for "emoji"; the two small sets have none. `has_glyphs` keeps "emoji" from being
-    mirrored.
+    Labels are Unicode's groups for "emoji" and sub-groups for "emoji-kinds"; the two small sets have none. `has_glyphs`
+    keeps what holds writing from being mirrored.
     """
     demo = _named(name)
-    wanted = {picture.file for picture in demo_pictures(name)}
-    whole = open_source(demo_folder() / "emoji.zip", labels="auto" if demo.is_labelled else "none")
-    chosen = whole.take([index for index, file in enumerate(whole.names) if file in wanted])
-    return dataclasses.replace(chosen, has_glyphs=not demo.flip, title=f"demo:{name}")
+    chosen = {picture.file: picture for picture in demo_pictures(name)}
+    whole = open_source(demo_folder() / "emoji.zip", labels="none")
+    source = whole.take([index for index, file in enumerate(whole.names) if file in chosen])
+    source = dataclasses.replace(source, has_glyphs=not demo.flip, title=f"demo:{name}")
+    if demo.class_of is None:
+        return source
+    own = [demo.class_of(chosen[file]) for file in source.names]
+    class_names = sorted(set(own))
+    number = {called: index for index, called in enumerate(class_names)}
+    return dataclasses.replace(source, labels=tuple(number[called] for called in own), class_names=tuple(class_names))
 
 
 def _named(name: str) -> DemoSet:

@@ -15,12 +15,16 @@ _ASK = "use labels='folders' if they are classes"
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """The names that stay, with the class number of each (None: unlabelled), and what was left out and why."""
+    """The names that stay, with the class number of each (None: unlabelled), and what was left out and why.
+
+    `unlabelled`: those left out because nothing gives them a class, in a set that has classes.
+    """
 
     names: tuple[str, ...]
     labels: tuple[int, ...] | None = None
     class_names: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    unlabelled: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -28,7 +32,7 @@ def assign_labels(names: Sequence[str], labels: Labels, table: bytes | None, bas
     """The classes of pictures with these names (with "/"), as `DataConfig.labels` says.
 
     `table`: the content of dataset.json, {"labels": [[name, class number], ...] or null}, and "class_names": [...] if
-    given, or None; its names are relative to `base`. Pictures that it does not name are left out. Sub-folders are
+    given, or None; its names are relative to `base`. Pictures that it does not name are `unlabelled`. Sub-folders are
     classes by the first folder in which the names differ; unasked, not where they look like parts or portions of a set.
     Raises: DataError for a table that cannot be used, and where the labels asked for are not there.
     """
@@ -84,6 +88,9 @@ def _class_names(given: object, num_classes: int) -> tuple[str, ...]:
         return tuple(str(number) for number in range(num_classes))
     if not isinstance(given, list) or len(given) < num_classes or not all(isinstance(name, str) for name in given):
         raise DataError(f"{LABEL_FILE}: class_names must be {num_classes} texts or more, got {_short(given)}")
+    twice = next((name for name in given if given.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{LABEL_FILE}: class_names has {_short(twice)} more than once; each class needs its own name")
     return tuple(given)
 
 
@@ -100,10 +107,16 @@ def _by_table(names: Sequence[str], known: Mapping[str, int], class_names: tuple
             "mend it or use labels='none'"
         )
     present = set(names)
-    skipped = [(name, f"no label in {LABEL_FILE}") for name in names if name not in known]
+    missing = tuple(name for name in names if name not in known)
+    skipped = [(name, f"no label in {LABEL_FILE}") for name in missing]
     skipped += [(name, f"named in {LABEL_FILE} but not there") for name in sorted(known) if name not in present]
-    labels = tuple(known[name] for name in kept)
-    return Labelled(names=kept, labels=labels, class_names=class_names, skipped=tuple(skipped))
+    return Labelled(
+        names=kept,
+        labels=tuple(known[name] for name in kept),
+        class_names=class_names,
+        skipped=tuple(skipped),
+        unlabelled=missing,
+    )
 
 
 def _by_folder(names: Sequence[str], is_asked: bool) -> Labelled:

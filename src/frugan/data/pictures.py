@@ -86,7 +86,8 @@ class DataConfig:
     `flip`: whether the sampler may mirror pictures; "auto" = yes, except for sets of digits and letters (idx files).
     `labels`: "auto" = dataset.json if it has labels, else two or more sub-folders as classes; "folders" and "file" ask
     for one of them; "none" = unlabelled.
-    `part`: of sets that come in two parts (CIFAR, MNIST, pairs under train/ and test/).
+    `unlabelled`: "refuse" = an error where some pictures of a labelled set have no label; "skip" = these are left out.
+    `part`: of sets that come in two parts (CIFAR, MNIST, Tiny-ImageNet, CUB-200-2011, pairs under train/ and test/).
     `limit`: a random choice of so many pictures, drawn from `seed` before reading: unreadable ones make it smaller.
     `role`: which side of a set for translation these are; "images" = a set of one kind (see `prepare_streams`).
     `pairing`: "paired" = every source has its target of the same name; "unpaired" = two domains.
@@ -106,6 +107,7 @@ class DataConfig:
     fast_jpeg: bool = True
     flip: Literal["auto", "on", "off"] = "auto"
     labels: Labels = "auto"
+    unlabelled: Literal["refuse", "skip"] = "refuse"
     part: Part = "train"
     limit: int | None = None
     seed: int = 0
@@ -123,6 +125,7 @@ class DataConfig:
             "upscale": ("twice", "allow", "skip"),
             "flip": ("auto", "on", "off"),
             "labels": get_args(Labels),
+            "unlabelled": ("refuse", "skip"),
             "part": get_args(Part),
             "role": ("images", "source", "target"),
             "pairing": ("paired", "unpaired"),

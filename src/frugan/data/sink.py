@@ -163,9 +163,15 @@ class Sink:
     """
 
     def __init__(
-        self, path: Path, total: int, metadata: Mapping[str, str] | None = None, overwrite: bool = False
+        self,
+        path: Path,
+        total: int,
+        metadata: Mapping[str, str] | None = None,
+        overwrite: bool = False,
+        class_names: Sequence[str] = (),
     ) -> None:
-        """Opens `path`, a zip by its suffix .zip, else a folder. `metadata` is put in every picture.
+        """Opens `path`, a zip by its suffix .zip, else a folder. `metadata` is put in every picture, and
+        `class_names` beside the labels in dataset.json.
 
         Raises OutputError where `path` exists (`overwrite` replaces it, at the end), where PATH.part was made with
         other metadata (`overwrite` starts it anew), or where it cannot be written; ValueError for total < 1.
@@ -173,7 +179,7 @@ class Sink:
         if total < 1:
             raise ValueError(f"total must be 1 or more, got {total}")
         self.path, self.total, self.count = path, total, 0
-        self._metadata = dict(metadata or {})
+        self._metadata, self._class_names = dict(metadata or {}), list(class_names)
         self._labels: list[int | None] = []
         is_empty_folder = path.is_dir() and not any(path.iterdir())
         if path.exists() and not is_empty_folder and not overwrite:
@@ -229,8 +235,9 @@ class Sink:
             raise ValueError(f"{self.path} is not complete: {self.count} of {self.total} pictures")
         labelled = all(label is not None for label in self._labels)
         entries = [[_sample_name(index), label] for index, label in enumerate(self._labels)] if labelled else None
+        named = {"class_names": self._class_names} if labelled and self._class_names else {}
         with explained(self.path):
-            self._store.finish(json.dumps({"labels": entries}).encode())
+            self._store.finish(json.dumps({"labels": entries, **named}).encode())
 
 
 def _png_facts(data: bytes) -> dict[str, str] | None:

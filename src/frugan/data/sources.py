@@ -23,6 +23,7 @@ from frugan.data.arrays import Arrays, open_arrays
 from frugan.data.labels import LABEL_FILE, Labelled, assign_labels
 from frugan.data.maps import MapRules
 from frugan.data.pictures import FILE_LIMIT, DataError, Half, Labels, Part, PictureError, quiet_pillow
+from frugan.data.published import Read, published
 
 T = TypeVar("T")
 
@@ -54,10 +55,11 @@ class Source:
     `names`: sorted, unique, with "/" whatever the system. `load(i)`: the bytes of picture i's file, or its pixels;
     raises PictureError (this picture is unusable) or OSError (the file system failed). `files`: for a folder the file
     of each name; else the archive or files whose content decides everything. `skipped`: (name, reason) seen while
-    listing; `ignored`: other files counted by ending. `has_glyphs`: digits or letters, which must not be mirrored.
-    `title`: what a user calls it where that is not its path. `half`: the half of each file that is meant, where two
-    pictures lie side by side. `maps`: how to read label maps; None = these are pictures. `instances`: the instance maps
-    of label maps, name for name. `members`: what `names` are called in the folder or archive, where that differs.
+    listing, `unlabelled`: those of them that lack only a class; `ignored`: other files counted by ending. `has_glyphs`:
+    digits or letters, which must not be mirrored. `title`: what a user calls it where that is not its path. `half`: the
+    half of each file that is meant, where two pictures lie side by side. `maps`: how to read label maps; None = these
+    are pictures. `instances`: the instance maps of label maps, name for name. `members`: what `names` are called in the
+    folder or archive, where that differs.
     A context manager: leaving it closes the files.
     """
 
@@ -69,6 +71,7 @@ class Source:
     labels: tuple[int, ...] | None = None
     class_names: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    unlabelled: tuple[str, ...] = ()
     ignored: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     has_glyphs: bool = False
@@ -101,7 +104,8 @@ class Source:
 
 
 def open_source(path: str | Path, labels: Labels = "auto", part: Part = "train") -> Source:
-    """The pictures at `path`: a folder, a zip file, CIFAR-10/100 or MNIST-like idx files (packed or not).
+    """The pictures at `path`: a folder, a zip file, CIFAR-10/100 or MNIST-like idx files (packed or not),
+    Tiny-ImageNet, CUB-200-2011.
 
     `labels`, `part`: as in `DataConfig`. Raises: DataError if there is nothing there that can become a set.
     """
@@ -116,9 +120,9 @@ def open_source(path: str | Path, labels: Labels = "auto", part: Part = "train")
     if found is not None:
         return _array_source(place, found, labels)
     if place.is_dir():
-        return _open_folder(place, labels)
+        return _open_folder(place, labels, part)
     if zipfile.is_zipfile(place):
-        return _open_zip(place, labels)
+        return _open_zip(place, labels, part)
     raise DataError(
         f"{str(place)!r} is a single file, not a set of pictures: give a folder, a .zip, a CIFAR .tar.gz or its folder "
         "or idx files (other archives must be unpacked first)"
@@ -160,7 +164,7 @@ class _Listing:
         return False
 
 
-def _open_folder(root: Path, labels: Labels) -> Source:
+def _open_folder(root: Path, labels: Labels, part: Part) -> Source:
     listing = _Listing()
     files = _walk(root, listing)
     table = root / LABEL_FILE
@@ -168,9 +172,24 @@ def _open_folder(root: Path, labels: Labels) -> Source:
         text = table.read_bytes() if labels != "none" and table.is_file() else None
     except OSError as error:
         raise DataError(f"{str(table)!r} cannot be read: {error.strerror}; or use labels='none'") from None
-    labelled = assign_labels(sorted(files), labels, text)
+
+    def read(name: str) -> bytes | None:
+        try:
+            return (root / name).read_bytes() if (root / name).is_file() else None
+        except OSError as error:
+            raise DataError(f"{str(root / name)!r} cannot be read: {error.strerror}") from None
+
+    labelled = _labelled(sorted(files), labels, text, read, part)
     kept = tuple(files[name] for name in labelled.names)
     return _source(root, "folder", listing, labelled, lambda name: files[name].read_bytes(), kept)
+
+
+def _labelled(
+    names: list[str], labels: Labels, table: bytes | None, read: Read, part: Part, base: str = ""
+) -> Labelled:
+    """The classes by dataset.json, by a published layout, or by the folders."""
+    found = published(names, read, part) if table is None and labels in ("auto", "folders") else None
+    return found or assign_labels(names, labels, table, base)
 
 
 def _walk(root: Path, listing: _Listing) -> dict[str, Path]:
@@ -224,7 +243,7 @@ def _is_hidden(piece: str) -> bool:
     return piece.startswith(".") or piece == "__MACOSX"
 
 
-def _open_zip(path: Path, labels: Labels) -> Source:
+def _open_zip(path: Path, labels: Labels, part: Part) -> Source:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
@@ -246,9 +265,13 @@ def _open_zip(path: Path, labels: Labels) -> Source:
         elif listing.sort_out(name, info.file_size):
             members[name] = info
     table = min(tables, key=lambda name: (name.count("/"), name), default=LABEL_FILE)
+
+    def read(name: str) -> bytes | None:
+        return _read_member(archive, archive.getinfo(name)) if name in archive.NameToInfo else None
+
     try:
         text = _read_member(archive, tables[table]) if labels != "none" and table in tables else None
-        labelled = assign_labels(sorted(members), labels, text, table.removesuffix(LABEL_FILE))
+        labelled = _labelled(sorted(members), labels, text, read, part, table.removesuffix(LABEL_FILE))
     except (DataError, PictureError) as error:
         archive.close()
         raise DataError(f"{str(path)!r}: {error}") from None
@@ -286,6 +309,7 @@ def _source(
         labels=labelled.labels,
         class_names=labelled.class_names,
         skipped=(*listing.skipped, *labelled.skipped),
+        unlabelled=labelled.unlabelled,
         ignored=dict(listing.ignored),
         notes=labelled.notes,
         close=close,
