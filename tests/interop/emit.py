@@ -32,6 +32,26 @@ EasyDict.__module__, EasyDict.__qualname__ = "dnnlib.util", "EasyDict"
 _reconstruct_persistent_obj.__module__ = "torch_utils.persistence"
 
 
+class Network:
+    """Pickled as a network of the authors' TensorFlow code for ProGAN is: an object with a table as its state."""
+
+    def __init__(self, function: str, settings: Mapping[str, Any], variables: Mapping[str, Any]) -> None:
+        self.state = {
+            "version": 2,
+            "name": function[0],
+            "static_kwargs": dict(settings),
+            "build_module_src": SOURCE,
+            "build_func_name": function,
+            "variables": list(variables.items()),
+        }
+
+    def __getstate__(self):
+        return self.state
+
+
+Network.__module__, Network.__qualname__ = "tfutil", "Network"
+
+
 class Persistent:
     """Pickled as a module of NVIDIA's repositories is."""
 
@@ -45,6 +65,7 @@ class Persistent:
 def dump(content: Any, monkeypatch: Any, protocol: int = 4) -> bytes:
     """The pickle of `content`, with the modules that its names need standing in for the time of writing."""
     table = {"dnnlib": {}, "dnnlib.util": {"EasyDict": EasyDict}, "torch_utils": {}}
+    table["tfutil"] = {"Network": Network}
     table["torch_utils.persistence"] = {"_reconstruct_persistent_obj": _reconstruct_persistent_obj}
     with monkeypatch.context() as patch:
         for name, members in table.items():

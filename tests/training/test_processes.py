@@ -56,9 +56,9 @@ def uninterrupted(run: Path, total: int) -> Path:
     return run
 
 
-def finish(run: Path, total: int) -> str:
+def finish(run: Path, total: int, timeout_seconds: float = 120) -> str:
     process = start(run, total)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=timeout_seconds)
     assert process.returncode == 0, output
     return output.splitlines()[-1]
 
@@ -78,7 +78,7 @@ def test_killed_a_hundred_times_it_ends_with_the_same_bits(seed: int, tmp_path: 
     total, chance, kills = 4 * 700, random.Random(seed), 0
     while kills < 25:
         kills += kill_once(tmp_path / "killed", total, chance)
-    finish(tmp_path / "killed", total)
+    finish(tmp_path / "killed", total, timeout_seconds=3600)
     assert_same_end(tmp_path / "killed", uninterrupted(tmp_path / "whole", total))
 
 

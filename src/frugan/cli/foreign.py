@@ -6,9 +6,9 @@ from pathlib import Path
 def import_file(file: Path, /, *, out: Path | None = None, overwrite: bool = False) -> None:
     """Turn a checkpoint of another project into a model folder. The file is read as data; nothing in it is run.
 
-    Read are StyleGAN2 pickles of NVIDIA's StyleGAN2-ADA-PyTorch and StyleGAN3 repositories, and checkpoints of
-    rosinality/stylegan2-pytorch, AnyCost GAN and Sketch Your Own GAN; and networks of CycleGAN, pix2pix, GAN
-    Compression and GauGAN, one file or the folder with those of one training.
+    Read are StyleGAN2 pickles of NVIDIA's StyleGAN2-ADA-PyTorch and StyleGAN3 repositories, ProGAN pickles of its
+    authors, and checkpoints of rosinality/stylegan2-pytorch, AnyCost GAN and Sketch Your Own GAN; and networks of
+    CycleGAN, pix2pix, GAN Compression and GauGAN, one file or the folder with those of one training.
 
     Parameters
     ----------

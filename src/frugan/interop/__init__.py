@@ -16,7 +16,7 @@ from torch import Tensor
 from frugan import __version__, checkpoint
 from frugan import model as models
 from frugan.inert import InertError, Record, read_torch
-from frugan.interop import nvidia, rosinality, translation
+from frugan.interop import nvidia, progan_tf, rosinality, translation
 from frugan.interop.imported import Foreign, Imported, ImportProblem, self_check
 from frugan.model import Model
 
@@ -25,8 +25,9 @@ __all__ = ["ImportProblem", "Imported", "describe", "import_checkpoint", "read"]
 Progress = Callable[[int, int, str], None]
 
 KNOWN = (
-    "StyleGAN2 pickles of NVIDIA's StyleGAN2-ADA-PyTorch and StyleGAN3 repositories, StyleGAN2 checkpoints of "
-    "rosinality, AnyCost GAN and Sketch Your Own GAN, and networks of CycleGAN, pix2pix, GAN Compression and GauGAN"
+    "StyleGAN2 pickles of NVIDIA's StyleGAN2-ADA-PyTorch and StyleGAN3 repositories, ProGAN pickles of its authors, "
+    "StyleGAN2 checkpoints of rosinality, AnyCost GAN and Sketch Your Own GAN, and networks of CycleGAN, pix2pix, GAN "
+    "Compression and GauGAN"
 )
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -57,6 +58,7 @@ def read(path: Path | str, progress: Progress | None = None) -> Imported:
             **foreign.facts,
         },
         "notes": list(foreign.notes),
+        **({} if foreign.stage is None else {"stage": dict(foreign.stage)}),
     }
     model = Model(foreign.generator, foreign.discriminator, info, foreign.reverse)
     tell(2, 3, f"checking {path.name}")
@@ -100,7 +102,9 @@ def _read(path: Path) -> Foreign:
     if content is not None:
         return translation.read([(path.name, content)]) if translation.holds(content) else rosinality.read(content)
     if head.startswith(_PICKLE):
-        return nvidia.read(path)
+        unpickled = nvidia.unpickle(path)
+        is_progan = progan_tf.holds(unpickled)
+        return progan_tf.read(unpickled, path.stat().st_size) if is_progan else nvidia.read(unpickled)
     raise ImportProblem(f"it is none of the checkpoints that are read: {KNOWN}")
 
 
@@ -178,7 +182,7 @@ def describe(model: Model) -> str:
 def model_card(imported: Imported) -> str:
     """The README.md of an imported model."""
     origin = imported.model.info["origin"]
-    tags = "image-to-image" if imported.model.is_translator else "image-generation, stylegan2"
+    tags = "image-to-image" if imported.model.is_translator else f"image-generation, {imported.model.family}"
     training_set = origin.get("training_set")
     lines = [
         *("---", "library_name: frugan", f"tags: [gan, {tags}]", "license: other", "---", ""),

@@ -38,7 +38,10 @@ class Imported:
 
 @dataclass(frozen=True, kw_only=True)
 class Foreign:
-    """The networks found in a foreign checkpoint, before they are checked as a whole."""
+    """The networks found in a foreign checkpoint, before they are checked as a whole.
+
+    `stage` is how far a generator that grows has grown (`resolution`, `alpha`), where it has not grown up.
+    """
 
     family: str
     licence: str
@@ -47,6 +50,7 @@ class Foreign:
     notes: tuple[str, ...]
     facts: Mapping[str, Any]
     reverse: ImageTranslator | None = None
+    stage: Mapping[str, Any] | None = None
 
 
 def build_network(config: Any, tensors: Mapping[str, Tensor], theirs: Mapping[str, str], what: str) -> nn.Module:
@@ -56,8 +60,11 @@ def build_network(config: Any, tensors: Mapping[str, Tensor], theirs: Mapping[st
     left as it was. Raises ImportProblem where a weight is missing, unknown, of another shape or no
     floating-point number.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in models.build(config).state_dict().items()}
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            expected = {name: tuple(tensor.shape) for name, tensor in models.build(config).state_dict().items()}
+    except RuntimeError:  # sizes beyond 64 bits
+        raise ImportProblem(f"{what} would have more than {MAX_PARAMETERS:,} weights") from None
     count = sum(torch.Size(shape).numel() for shape in expected.values())
     if count > MAX_PARAMETERS:
         raise ImportProblem(f"{what} would have {count:,} weights, more than {MAX_PARAMETERS:,}")
@@ -93,11 +100,12 @@ def refuse_settings(given: Mapping[str, Any], known: Mapping[str, Any], what: st
             raise ImportProblem(f"{what} has the setting {name}, which is not supported{suggest(name, known)}")
         demanded = known[name]
         if demanded is not ... and value != demanded:
-            raise ImportProblem(f"{what} has {name} = {value!r}, only {demanded!r} is supported")
+            raise ImportProblem(f"{what} has {name} = {value!r:.80}, only {demanded!r} is supported")
 
 
 def self_check(model: Model) -> tuple[str, ...]:
-    """What was measured, a line each: weights, average style, a picture; of translators a picture of each direction.
+    """What was measured, a line each: weights, average style where there is one, a picture; of translators a picture of
+    each direction.
 
     Raises ImportProblem where a weight is not finite, or the picture is not finite or a single colour.
     """
@@ -114,7 +122,7 @@ def self_check(model: Model) -> tuple[str, ...]:
         if model.is_translator:
             lines += [_check_translation(net) for net in (model.translator, model.reverse) if net is not None]
         else:
-            lines += [_check_styles(model), _check_picture(model)]
+            lines += [*([_check_styles(model)] if model.has_styles else []), _check_picture(model)]
     return tuple(lines)
 
 
@@ -144,7 +152,9 @@ def _check_styles(model: Model) -> str:
 
 
 def _check_picture(model: Model) -> str:
-    picture = model.styles.synthesis(model.w([0]))
+    net = model.artist
+    labels = model.one_hot([0]) if net.config.num_classes else None
+    picture = net.pictures(net.codes(model.z([0]), labels))
     return f"picture of seed 0: {_check_values(picture, 'the picture of seed 0')}"
 
 

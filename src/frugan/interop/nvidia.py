@@ -36,8 +36,8 @@ LICENCE = (
 )
 FAMILIES = {True: "StyleGAN2 (StyleGAN2-ADA-PyTorch pickle)", False: "StyleGAN2 (StyleGAN3 repository pickle)"}
 TENSORFLOW = (
-    "this is a TensorFlow pickle (StyleGAN, StyleGAN2 or Progressive GAN), which is not read: convert it to a PyTorch "
-    "pickle with the authors' legacy.py first"
+    "this is a TensorFlow pickle of StyleGAN or StyleGAN2, which is not read: convert it to a PyTorch pickle with the "
+    "authors' legacy.py first"
 )
 MAX_MAPPING_LAYERS = 100
 _RECONSTRUCT = "torch_utils.persistence._reconstruct_persistent_obj"
@@ -125,15 +125,19 @@ def _persistent(meta: Any) -> Persistent:
     return Persistent(meta["class_name"], (), meta.get("state"), [], {})
 
 
-def read(path: Path) -> Foreign:
-    """The averaged generator and the discriminator of a pickle.
-
-    Raises ImportProblem for other pickles (TensorFlow, StyleGAN3 and R3GAN networks) and settings that are not
-    supported, InertError for what is broken or asks for too much.
-    """
+def unpickle(path: Path) -> Any:
+    """What a pickle holds: plain data, tensors, `Persistent` networks and inert records. Raises InertError."""
     size = path.stat().st_size
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        content = InertPickle(constructors(size), values=TORCH_VALUES, records=True).load(mapped)
+        return InertPickle(constructors(size), values=TORCH_VALUES, records=True).load(mapped)
+
+
+def read(content: Any) -> Foreign:
+    """The averaged generator and the discriminator of an unpickled file.
+
+    Raises ImportProblem for other pickles (TensorFlow, StyleGAN3 and R3GAN networks) and settings that are not
+    supported.
+    """
     record = _generator_record(content)
     generator, is_ada = _read_generator(record)
     notes: list[str] = []
