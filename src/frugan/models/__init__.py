@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from frugan.models import multiscale, patchgan, progan, spade, stylegan2, translator
+from frugan.models import biggan, multiscale, patchgan, progan, spade, stylegan2, translator
 
 KINDS: dict[str, type[Any]] = {
     "stylegan2": stylegan2.StyleGAN2Config,
@@ -18,6 +18,8 @@ KINDS: dict[str, type[Any]] = {
     "pyramid_discriminator": patchgan.PyramidConfig,
     "spade": spade.SpadeConfig,
     "multiscale_discriminator": multiscale.MultiScaleConfig,
+    "biggan": biggan.BigGANConfig,
+    "biggan_discriminator": biggan.BigGANDiscriminatorConfig,
 }
 """The settings class of each kind of network, by the name that checkpoints store."""
 
@@ -33,6 +35,8 @@ _NETWORKS: dict[type[Any], Callable[[Any], nn.Module]] = {
     patchgan.PyramidConfig: patchgan.PyramidDiscriminator,
     spade.SpadeConfig: spade.SpadeTranslator,
     multiscale.MultiScaleConfig: multiscale.MultiScaleDiscriminator,
+    biggan.BigGANConfig: biggan.BigGANGenerator,
+    biggan.BigGANDiscriminatorConfig: biggan.BigGANDiscriminator,
 }
 
 

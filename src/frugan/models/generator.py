@@ -141,6 +141,11 @@ def check_picture(resolution: int, channels: int) -> None:
     """Raise ValueError for a size or a number of channels that no network here has."""
     if resolution & (resolution - 1) or not 4 <= resolution <= 1024:
         raise ValueError(f"resolution must be a power of two from 4 to 1024, got {resolution}")
+    check_channels(channels)
+
+
+def check_channels(channels: int) -> None:
+    """Raise ValueError for a number of channels that no picture here has."""
     if channels not in (1, 3, 4):
         raise ValueError(f"channels must be 1, 3 or 4, got {channels}")
 

@@ -38,16 +38,54 @@ def minibatch_stddev(
     return torch.cat([x, y], dim=1)
 
 
+class Standing:
+    """Statistics of all batches together: what the running ones become where nothing may be forgotten.
+
+    Given to every call by its `Pooling`; `store` ends it. Each picture counts the same, whatever its batch's size; the
+    variance is that of all pictures about the mean of all (Chan, Golub and LeVeque 1983). Brock et al. 2019 (BigGAN,
+    section 2.1) call them standing statistics. StudioGAN's are an average in which the last batches prevail.
+    """
+
+    def __init__(self) -> None:
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._sums: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    @torch.no_grad()
+    def add(self, mean: Tensor, variance: Tensor, count: Tensor, now: Tensor, spread: Tensor) -> None:
+        """Take in a batch of `count` values for each channel, of mean `now` and variance `spread` (without bias term).
+
+        `mean` and `variance` are the layer's running statistics, by which it is known, and which do not change yet.
+        """
+        key = mean.data_ptr()
+        before, old, squares = self._sums.get(key, (torch.zeros_like(count), torch.zeros_like(now), 0 * spread))
+        total = before + count
+        step = now - old
+        squares = squares + spread * count + step.square() * (before * count / total)
+        self._layers[key], self._sums[key] = (mean, variance), (total, old + step * (count / total), squares)
+
+    @torch.no_grad()
+    def store(self) -> None:
+        """Make the running statistics those of all batches. Raises ValueError where there was none."""
+        if not self._sums:
+            raise ValueError("standing statistics need a batch through a network that normalises by batches, got none")
+        for key, (mean, variance) in self._layers.items():
+            count, value, squares = self._sums[key]
+            mean.copy_(value)
+            variance.copy_(squares / (count - 1).clamp(min=1))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pooling:
     """How statistics of a batch are taken and kept in training.
 
     `gather` gives the rows (n, K) of all processes (`Ranks.gather`), gradients included; None: this process alone.
-    `momentum` is the share of this batch in the running statistics.
+    `momentum` is the share of this batch in the running statistics; 0 leaves them as they are, as the discriminator's
+    phase does. With `standing` the batch goes there instead.
     """
 
     gather: Gather | None = None
     momentum: float = 0.1
+    standing: Standing | None = None
 
 
 def batch_norm(
@@ -62,15 +100,46 @@ def batch_norm(
     The batch's are those of all processes; the running `mean` and `variance` (without bias) then move towards them.
     Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
     """
-    if pooling is None or pooling.gather is None:
-        momentum = 0.0 if pooling is None else pooling.momentum
-        return F.batch_norm(x, mean, variance, training=pooling is not None, momentum=momentum, eps=eps)
-    count, now, spread = _pooled(x, pooling.gather)
+    if pooling is None:
+        return F.batch_norm(x, mean, variance, eps=eps)
+    if pooling.gather is None and pooling.standing is None:
+        if not pooling.momentum:
+            return F.batch_norm(x, None, None, training=True, eps=eps)
+        return F.batch_norm(x, mean, variance, training=True, momentum=pooling.momentum, eps=eps)
+    count, now, spread = _pooled(x, pooling.gather or _alone)
     with torch.no_grad():
-        mean.lerp_(now, pooling.momentum)
-        variance.lerp_(spread * (count / (count - 1)), pooling.momentum)
+        if pooling.standing is not None:
+            pooling.standing.add(mean, variance, count, now, spread)
+        elif pooling.momentum:
+            mean.lerp_(now, pooling.momentum)
+            variance.lerp_(spread * (count / (count - 1)), pooling.momentum)
     shape = (-1, *[1] * (x.ndim - 2))
     return (x - now.to(x.dtype).reshape(shape)) * (spread + eps).rsqrt().to(x.dtype).reshape(shape)
+
+
+def conditional_batch_norm(
+    x: Float[Tensor, "N C H W"],
+    mean: Float[Tensor, " C"],
+    variance: Float[Tensor, " C"],
+    gain: Float[Tensor, "M C"],
+    shift: Float[Tensor, "M C"],
+    pooling: Pooling | None,
+    eps: float = 1e-5,
+) -> Float[Tensor, "N C H W"]:
+    """`batch_norm`, then times `gain` plus `shift`, by sample (M = N) or for all (M = 1); in the dtype of `x`.
+
+    Source: Dumoulin et al. 2017; de Vries et al. 2017.
+    """
+    if pooling is None:  # one pass over the maps instead of two
+        gain = gain * (variance + eps).rsqrt()
+        shift = shift - mean * gain
+    else:
+        x = batch_norm(x, mean, variance, pooling, eps)
+    return torch.addcmul(shift.to(x.dtype)[:, :, None, None], x, gain.to(x.dtype)[:, :, None, None])
+
+
+def _alone(rows: Tensor) -> Tensor:
+    return rows
 
 
 def _pooled(x: Tensor, gather: Gather) -> tuple[Tensor, Tensor, Tensor]:

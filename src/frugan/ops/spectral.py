@@ -85,11 +85,13 @@ class SpectralTransposedConvolution(Spectral, TransposedConvolution):
         return self.weight.transpose(0, 1).flatten(1)
 
 
-class SpectralLinear(Spectral, nn.Linear):
-    """A linear layer of that kind."""
+class SpectralLinear(Spectral):
+    """A linear layer of that kind; weights and bias start as torch's."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True, eps: float = EPS) -> None:
-        super().__init__(inputs, outputs, bias=bias)
+        super().__init__()
+        plain = nn.Linear(inputs, outputs, bias)
+        self.weight, self.bias = plain.weight, plain.bias if bias else None
         self._add_vectors(eps)
 
     def forward(self, x: Float[Tensor, "*N inputs"]) -> Float[Tensor, "*N outputs"]:
