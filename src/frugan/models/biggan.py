@@ -14,20 +14,22 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from frugan.models.generator import ImageGenerator, Noise, check_channels, check_labels
+from frugan.models.generator import ImageGenerator, Noise, check_labels
 from frugan.models.heads import Head, HeadConfig, InfoCodes, Layers, Verdict, check_head
 from frugan.models.ladder import (
+    DEEP_DOWN,
+    DOWN,
+    UP,
     Attention,
     BatchNorm,
-    Blocks,
     DeepDownBlock,
     DeepUpBlock,
     DownBlock,
+    LadderConfig,
     StridedDownBlock,
     TransposedUpBlock,
     UpBlock,
     convolution,
-    doublings,
     draw_weights,
     linear,
     run,
@@ -40,101 +42,18 @@ from frugan.ops.spectral import Embedding, folded_state, settle
 from frugan.ops.truncate import truncated_normal, uniform
 
 Latent = Literal["first", "split", "everywhere"]
-_UP: dict[int, tuple[int, ...]] = {
-    1: (4, 4),
-    2: (4, 4, 4),
-    3: (4, 4, 4, 4),
-    4: (16, 8, 4, 2, 1),
-    5: (16, 16, 8, 4, 2, 1),
-    6: (16, 16, 8, 8, 4, 2, 1),
-    7: (16, 16, 8, 8, 4, 2, 1, 1),
-}
-"""Generator: the start's and each block's outputs over the base width, by the number of doublings."""
-_DOWN: dict[int, tuple[int, ...]] = {
-    1: (2, 2),
-    2: (2, 2, 2),
-    3: (2, 2, 2, 2),
-    4: (1, 2, 4, 8, 16),
-    5: (1, 2, 4, 8, 16, 16),
-    6: (1, 2, 4, 8, 8, 16, 16),
-    7: (1, 1, 2, 4, 8, 8, 16, 16),
-}
-"""Discriminator of residual blocks: each block's outputs."""
-_DEEP_DOWN: dict[int, tuple[int, ...]] = {
-    1: (4, 4),
-    2: (4, 4, 4),
-    3: (4, 4, 4, 4),
-    4: (1, 2, 4, 8, 16),
-    5: (1, 2, 4, 8, 16, 16),
-    6: (1, 2, 4, 8, 8, 16, 16),
-    7: (1, 1, 2, 4, 8, 8, 16, 16),
-}
-"""BigGAN-deep's discriminator: the stem's and each stage's outputs."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Ladder:
-    """The settings that both networks share."""
-
-    resolution: int
-    channels: int = 3
-    num_classes: int = 0
-    width: int = 96
-    blocks: Blocks = "resnet"
-    multipliers: tuple[int, ...] | None = None
-    depth: int | None = None
-    attention: tuple[int, ...] = ()
-    codes: InfoCodes | None = None
-
-    def __post_init__(self) -> None:
-        check_channels(self.channels)
-        doublings(self.resolution)
-        if self.width < 1 or self.num_classes < 0:
-            raise ValueError(f"width must be at least 1 and num_classes 0, got {self.width} and {self.num_classes}")
-        if self.depth is not None and (not self.is_deep or self.depth < 1):
-            raise ValueError(f"depth is 1 or more blocks of a 'deep' ladder, got {self.depth} with {self.blocks!r}")
-        if self.multipliers is not None and min(self.multipliers, default=0) < 1:
-            raise ValueError(f"multipliers must be numbers of 1 or more, got {self.multipliers}")
-
-    def _check_attention(self, allowed: tuple[int, ...]) -> None:
-        if not set(self.attention) <= set(allowed) or len(set(self.attention)) < len(self.attention):
-            raise ValueError(f"attention must list different resolutions among {allowed}, got {self.attention}")
-
-    @property
-    def is_deep(self) -> bool:
-        """Whether the blocks are bottlenecks, several to a resolution."""
-        return self.blocks in ("deep", "deep_legacy")
-
-    @property
-    def blocks_each(self) -> int:
-        """How many blocks there are at each step."""
-        return (self.depth or 2) if self.is_deep else 1
-
-    @property
-    def doublings(self) -> int:
-        """How often the lowest resolution is doubled."""
-        return doublings(self.resolution)
-
-    @property
-    def bottom(self) -> int:
-        """Pixels per side of the generator's start: 4 to 7."""
-        return self.resolution >> self.doublings
-
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """Those it can be asked for: the one it was made for."""
-        return (self.resolution,)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BigGANConfig(_Ladder):
+class BigGANConfig(LadderConfig):
     """Settings of the generator.
 
     `blocks`: `deep_conv` (DCGAN), `resnet` (SNGAN to BigGAN), `deep` (BigGAN-deep as StudioGAN changed it) or
     `deep_legacy` (as published), the last two with `depth` blocks to a step (None: 2). The start and each step have
     `width` times `multipliers` channels (None: the published ones of the resolution). `latent`: z feeds the `first`
     layer alone, is `split` among it and the steps (hierarchical), or goes `everywhere`, whole. Batch normalisations are
-    conditioned by what z gives them and by the class: one-hot, or an embedding of `shared_dim` numbers that all share. `attention` lists the resolutions after whose step there is self-attention. `codes`
+    conditioned by what z gives them and by the class: one-hot, or an embedding of `shared_dim` numbers that all share.
+    `attention` lists the resolutions after whose step there is self-attention. `codes`
     (InfoGAN's) are the last numbers of z; they are mixed into the `latent` or join the `condition`.
     """
 
@@ -153,7 +72,7 @@ class BigGANConfig(_Ladder):
             raise ValueError(
                 f"multipliers must be {self.doublings + 1} numbers for {self.resolution} px, got {self.multipliers}"
             )
-        self._check_attention(self.stage_resolutions)
+        self.check_attention(self.stage_resolutions)
         parts = self.doublings + 1 if self.latent == "split" else 1
         if self.latent_dim < 1 or self.latent_dim % parts:
             less = f" less the {self.codes.size} of the codes" if self.codes else ""
@@ -166,7 +85,7 @@ class BigGANConfig(_Ladder):
             return self.multipliers
         if self.blocks == "deep_conv":
             return tuple(min(1 << step, 16) for step in range(self.doublings, -1, -1))
-        return _UP[self.doublings]
+        return UP[self.doublings]
 
     @property
     def stage_resolutions(self) -> tuple[int, ...]:
@@ -411,7 +330,7 @@ def _chosen(codes: InfoCodes, numbers: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BigGANDiscriminatorConfig(_Ladder):
+class BigGANDiscriminatorConfig(LadderConfig):
     """Settings of the discriminator.
 
     `blocks`, `width`, `depth`, `attention` as in `BigGANConfig`, from the picture down. `multipliers` are each block's
@@ -436,7 +355,7 @@ class BigGANDiscriminatorConfig(_Ladder):
                 f"num_halvings must be from 1 to {min(count, self.doublings)}, of {count} steps at "
                 f"{self.resolution} px, got {self.halvings}"
             )
-        self._check_attention(self.stage_resolutions)
+        self.check_attention(self.stage_resolutions)
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -447,11 +366,11 @@ class BigGANDiscriminatorConfig(_Ladder):
             case "deep_conv":
                 return tuple(min(1 << step, 16) for step in range(self.doublings + 1))
             case "resnet":
-                return _DOWN[self.doublings]
+                return DOWN[self.doublings]
             case "deep_legacy":
-                return _DEEP_DOWN[self.doublings]
+                return DEEP_DOWN[self.doublings]
             case "deep":  # StudioGAN's form has a narrow stem at every size
-                return (1, *_DEEP_DOWN[self.doublings][1:])
+                return (1, *DEEP_DOWN[self.doublings][1:])
 
     @property
     def stage_steps(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ cheaper: a 3x3 one after doubling or before halving becomes a 4x4 one of 16 prod
 runs at the lower resolution. All of it is equal but for rounding.
 """
 
-import math
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from frugan.models.heads import SPECTRAL_EPS
+from frugan.models.generator import check_channels
+from frugan.models.heads import SPECTRAL_EPS, InfoCodes
 from frugan.ops.convolution import convolve, convolve_transposed
 from frugan.ops.elastic import Convolution, TransposedConvolution
 from frugan.ops.normalize import Pooling, conditional_batch_norm
@@ -30,6 +31,102 @@ Blocks = Literal["deep_conv", "resnet", "deep", "deep_legacy"]
 Scale = Literal["same", "up", "down"]
 _NORM_EPS = 1e-4
 _BOTTLENECK = 4
+UP: dict[int, tuple[int, ...]] = {
+    1: (4, 4),
+    2: (4, 4, 4),
+    3: (4, 4, 4, 4),
+    4: (16, 8, 4, 2, 1),
+    5: (16, 16, 8, 4, 2, 1),
+    6: (16, 16, 8, 8, 4, 2, 1),
+    7: (16, 16, 8, 8, 4, 2, 1, 1),
+}
+"""Generator: the start's and each block's outputs over the base width, by the number of doublings."""
+DOWN: dict[int, tuple[int, ...]] = {
+    1: (2, 2),
+    2: (2, 2, 2),
+    3: (2, 2, 2, 2),
+    4: (1, 2, 4, 8, 16),
+    5: (1, 2, 4, 8, 16, 16),
+    6: (1, 2, 4, 8, 8, 16, 16),
+    7: (1, 1, 2, 4, 8, 8, 16, 16),
+}
+"""Discriminator of residual blocks: each block's outputs."""
+DEEP_DOWN: dict[int, tuple[int, ...]] = {
+    1: (4, 4),
+    2: (4, 4, 4),
+    3: (4, 4, 4, 4),
+    4: (1, 2, 4, 8, 16),
+    5: (1, 2, 4, 8, 16, 16),
+    6: (1, 2, 4, 8, 8, 16, 16),
+    7: (1, 1, 2, 4, 8, 8, 16, 16),
+}
+"""BigGAN-deep's discriminator: the stem's and each stage's outputs."""
+
+
+def doublings(resolution: int) -> int:
+    """How often a start of 4 to 7 pixels is doubled. Raises ValueError where that does not give the resolution."""
+    times = max(resolution, 0).bit_length() - 3  # 4 to 7 have three binary digits
+    if not 1 <= times <= 7 or resolution % (1 << times):
+        raise ValueError(
+            "resolution must be 4, 5, 6 or 7 times a power of two, from 8 to 896 (such as 32, 96 or 128), "
+            f"got {resolution}"
+        )
+    return times
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderConfig:
+    """The settings that both networks share."""
+
+    resolution: int
+    channels: int = 3
+    num_classes: int = 0
+    width: int = 96
+    blocks: Blocks = "resnet"
+    multipliers: tuple[int, ...] | None = None
+    depth: int | None = None
+    attention: tuple[int, ...] = ()
+    codes: InfoCodes | None = None
+
+    def __post_init__(self) -> None:
+        check_channels(self.channels)
+        doublings(self.resolution)
+        if self.width < 1 or self.num_classes < 0:
+            raise ValueError(f"width must be at least 1 and num_classes 0, got {self.width} and {self.num_classes}")
+        if self.depth is not None and (not self.is_deep or self.depth < 1):
+            raise ValueError(f"depth is 1 or more blocks of a 'deep' ladder, got {self.depth} with {self.blocks!r}")
+        if self.multipliers is not None and min(self.multipliers, default=0) < 1:
+            raise ValueError(f"multipliers must be numbers of 1 or more, got {self.multipliers}")
+
+    def check_attention(self, allowed: tuple[int, ...]) -> None:
+        """Raise ValueError for attention at a resolution that no step ends at, or twice at one."""
+        if not set(self.attention) <= set(allowed) or len(set(self.attention)) < len(self.attention):
+            raise ValueError(f"attention must list different resolutions among {allowed}, got {self.attention}")
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether the blocks are bottlenecks, several to a resolution."""
+        return self.blocks in ("deep", "deep_legacy")
+
+    @property
+    def blocks_each(self) -> int:
+        """How many blocks there are at each step."""
+        return (self.depth or 2) if self.is_deep else 1
+
+    @property
+    def doublings(self) -> int:
+        """How often the lowest resolution is doubled."""
+        return doublings(self.resolution)
+
+    @property
+    def bottom(self) -> int:
+        """Pixels per side of the generator's start: 4 to 7."""
+        return self.resolution >> self.doublings
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        """Those it can be asked for: the one it was made for."""
+        return (self.resolution,)
 
 
 def linear(inputs: int, outputs: int, *, spectral: bool, bias: bool = True) -> nn.Module:
@@ -290,14 +387,3 @@ class StridedDownBlock(nn.Module):
         """The maps, half as large."""
         y = F.relu_(_normalized(self.norm1, run(self.conv1, x), pooling))
         return F.relu_(_normalized(self.norm2, run(self.conv2, y), pooling))
-
-
-def doublings(resolution: int) -> int:
-    """How often a start of 4 to 7 pixels is doubled. Raises ValueError where that does not give the resolution."""
-    times = max(int(math.log2(max(resolution, 1))) - 2, 0)
-    if not 1 <= times <= 7 or resolution % (1 << times):
-        raise ValueError(
-            "resolution must be 4, 5, 6 or 7 times a power of two, from 8 to 896 (such as 32, 96 or 128), "
-            f"got {resolution}"
-        )
-    return times
