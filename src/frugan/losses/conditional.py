@@ -165,11 +165,16 @@ def contrastive_2c(found: Similarities, *, temperature: float) -> Float[Tensor, 
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
-    others = found.pairs.masked_fill(found.is_self, -torch.inf)
-    own = found.own[:, None]
-    alike = others.masked_fill(~found.is_same, -torch.inf)
-    every, positive = (torch.cat([own, each], dim=1) / temperature for each in (others, alike))
+    every, positive = _rows_2c(found, temperature)
     return torch.logsumexp(every, dim=1) - torch.logsumexp(positive, dim=1)
+
+
+def _rows_2c(found: Similarities, temperature: float) -> tuple[Tensor, Tensor]:
+    """The exponents of denominator and numerator; the image's own proxy first, what does not count at -inf."""
+    others = found.pairs.masked_fill(found.is_self, -torch.inf)
+    alike = others.masked_fill(~found.is_same, -torch.inf)
+    own = found.own[:, None]
+    return torch.cat([own, others], dim=1) / temperature, torch.cat([own, alike], dim=1) / temperature
 
 
 def feature_matching(
@@ -237,3 +242,16 @@ def active_shares(
     is_negative = ~found.is_same
     active = (found.pairs > m_n) & is_negative
     return (found.own < margin).float(), active.sum(dim=1) / is_negative.sum(dim=1).clamp(min=1)
+
+
+@torch.no_grad()
+def pull_2c(found: Similarities, *, temperature: float) -> Float[Tensor, " N"]:
+    """The derivative of each image's `contrastive_2c` by the cosine with its own proxy: at most 0."""
+    every, positive = _rows_2c(found, temperature)
+    return (torch.softmax(every, dim=1)[:, 0] - torch.softmax(positive, dim=1)[:, 0]) / temperature
+
+
+@torch.no_grad()
+def pull_d2d(loss: Float[Tensor, " N"], is_active: Float[Tensor, " N"], temperature: float) -> Float[Tensor, " N"]:
+    """The same of `d2d_ce` in either form, from its values and from which positives are short of their margin."""
+    return -is_active * (1 - torch.exp(-loss)) / temperature

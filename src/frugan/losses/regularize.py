@@ -5,6 +5,7 @@ All of them can be differentiated again, which is how they train a network.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -37,6 +38,35 @@ def mix(
     with torch.no_grad():
         mixed = real_images + uniform.to(real_images.dtype).view(-1, 1, 1, 1) * (fake_images - real_images)
     return mixed.requires_grad_()
+
+
+def batch_deviation(
+    images: Float[Tensor, "N C H W"], gather: Callable[[Tensor], Tensor] = lambda values: values
+) -> Float[Tensor, ""]:
+    """The standard deviation (without bias) of all numbers of a batch; `gather` gives the rows of all processes."""
+    count, mean = float(images[0].numel() * len(images)), images.mean()
+    squares = (images - mean).square().sum()
+    counts, means, parts = gather(torch.stack([mean.new_tensor(count), mean, squares])[None]).unbind(dim=1)
+    total = counts.sum()
+    apart = means - (counts * means).sum() / total
+    return ((parts.sum() + (counts * apart.square()).sum()) / (total - 1)).sqrt()
+
+
+def around(
+    real_images: Float[Tensor, "N C H W"],
+    deviation: Float[Tensor, ""],
+    uniform: Float[Tensor, " N"],
+    noise: Float[Tensor, "N C H W"],
+) -> Float[Tensor, "N C H W"]:
+    """Points beside reals, real + u noise deviation / 2, as a leaf that requires gradients: the place for DRAGAN.
+
+    `uniform` and `noise` are drawn by the caller from [0, 1). Kodali et al. 2017, in the form of published code, whose
+    noise moves pixels one way only.
+    """
+    with torch.no_grad():
+        share = uniform.to(real_images.dtype).view(-1, 1, 1, 1)
+        points = real_images + share * (0.5 * deviation) * noise.to(real_images.dtype)
+    return points.requires_grad_()
 
 
 def wgan_gp(logits: Float[Tensor, " N"], images: Float[Tensor, "N C H W"], target: float = 1.0) -> Float[Tensor, " N"]:

@@ -86,7 +86,7 @@ class Optimiser:
 
 
 class Average:
-    """The moving averages of some networks; buffers are copied as they are."""
+    """The moving averages of some networks; buffers are copied as they are, or averaged where the settings say so."""
 
     def __init__(self, config: EmaConfig, nets: Mapping[str, nn.Module]) -> None:
         self._config = config
@@ -101,4 +101,7 @@ class Average:
             average = self.nets[name]
             torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
             for old, new in zip(average.buffers(), net.buffers(), strict=True):
-                old.copy_(new)
+                if self._config.buffers and old.is_floating_point():
+                    old.lerp_(new, 1 - decay)
+                else:
+                    old.copy_(new)

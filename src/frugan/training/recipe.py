@@ -7,6 +7,7 @@ from typing import Literal
 
 from frugan.data.pictures import DataConfig
 from frugan.evaluation import EvaluationConfig
+from frugan.training.tasks.classes import ClassesConfig
 from frugan.training.tasks.cycle import CycleConfig
 from frugan.training.tasks.gan import GanConfig
 from frugan.training.tasks.grow import GrowConfig
@@ -14,7 +15,7 @@ from frugan.training.tasks.semantic import SemanticConfig
 from frugan.training.tasks.translate import PairedConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-TaskConfig = GanConfig | GrowConfig | PairedConfig | CycleConfig | SemanticConfig
+TaskConfig = GanConfig | GrowConfig | PairedConfig | CycleConfig | SemanticConfig | ClassesConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,17 +41,22 @@ class EmaConfig:
     """Average of the weights over training, by half-life in images.
 
     With `rampup` the half-life is at most that share of the images seen, so that early averages forget the first noise.
-    With `fixed` neither counts: that share of the old average stays in each iteration, whatever the batch.
+    With `fixed` neither counts: that share of the old average stays in each iteration, whatever the batch. Until
+    `start_images` the average is the newest weights. `buffers`: running statistics are averaged too, not copied.
     """
 
     halflife_images: float = 10_000.0
     rampup: float | None = 0.05
     fixed: float | None = None
+    start_images: int = 0
+    buffers: bool = False
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.halflife_images < 0:
             raise ValueError(f"halflife_images must be at least 0, got {self.halflife_images}")
+        if self.start_images < 0:
+            raise ValueError(f"start_images must be at least 0, got {self.start_images}")
         if self.rampup is not None and self.rampup <= 0:
             raise ValueError(f"rampup must be above 0 or null, got {self.rampup}")
         if self.fixed is not None and not 0 <= self.fixed < 1:
@@ -58,6 +64,8 @@ class EmaConfig:
 
     def decay(self, batch: int, images_seen: int) -> float:
         """What remains of the old average after one iteration: 0.5 ^ (batch / half-life)."""
+        if images_seen < self.start_images:
+            return 0.0
         if self.fixed is not None:
             return self.fixed
         halflife = self.halflife_images
@@ -204,7 +212,11 @@ def tiny(recipe: Recipe, *, resolution: int = 16, images: int = 48, batch: int =
         grid_columns=3,
         grid_rows=2,
         score_images=16,
-        ema=dataclasses.replace(recipe.training.ema, halflife_images=min(recipe.training.ema.halflife_images, 50.0)),
+        ema=dataclasses.replace(
+            recipe.training.ema,
+            halflife_images=min(recipe.training.ema.halflife_images, 50.0),
+            start_images=min(recipe.training.ema.start_images, images // 2),
+        ),
     )
     data = {name: config.sized(height) for name, config in recipe.data.items()}
     return dataclasses.replace(recipe, name=f"tiny-{recipe.name}", data=data, task=task, training=training)

@@ -1,37 +1,26 @@
-"""What every generator against a discriminator shares: judging with augmentation, losses, regularisers, ADA's state.
+"""What every generator against a discriminator shares: judging with augmentation, losses, regularisers.
 
 A task adds how pictures are painted, how the discriminator is asked, and what holds when.
 """
 
 import abc
-import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from frugan.augment import AugmentConfig, ada, augment, jointly
-from frugan.augment.ada import AdaConfig
-from frugan.augment.diffaugment import Place, applies
+from frugan.augment import AugmentConfig, flipshift
+from frugan.augment.diffaugment import Place
 from frugan.data.dataset import Dataset
 from frugan.losses import adversarial, conditional, regularize
 from frugan.losses.adversarial import AdversarialKind
+from frugan.models.heads import Verdict
 from frugan.training.door import Batch, Draw, Phase, Shared, Step
-
-
-def at_least(config: object, **lowest: float) -> None:
-    """Raises ValueError where one of these settings is below its lowest value."""
-    for name, low in lowest.items():
-        if getattr(config, name) < low:
-            raise ValueError(f"{name} must be at least {low}, got {getattr(config, name)}")
-
-
-def share(config: object, name: str) -> None:
-    """Raises ValueError where this setting is not in [0, 1]."""
-    if not 0 <= getattr(config, name) <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}")
+from frugan.training.tasks.augmenter import Augmenter, Deceiver
+from frugan.training.tasks.conditioning import Conditioning, Terms
+from frugan.training.tasks.terms import TermsConfig, at_least, best, disagreement, share, slices
 
 
 def shape_of(dataset: Dataset) -> tuple[int, int, int]:
@@ -71,6 +60,33 @@ class WganGpConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DraganConfig:
+    """DRAGAN's penalty (Kodali et al. 2017): WGAN-GP's with target 1, at reals moved by up to half the standard
+    deviation of the batch.
+    """
+
+    weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        at_least(self, weight=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxGpConfig:
+    """The largest squared gradient between reals and fakes of the batch (Zhou et al. 2019, Lipschitz GANs)."""
+
+    weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        at_least(self, weight=0)
+
+
+PenaltyConfig = WganGpConfig | DraganConfig | MaxGpConfig
+
+
+@dataclass(frozen=True, kw_only=True)
 class LeCamConfig:
     """LeCam regularisation of the discriminator (Tseng et al. 2021), from `start_images` on."""
 
@@ -93,13 +109,15 @@ class AdversaryConfig(Protocol):
     @property
     def r1(self) -> R1Config | None: ...
     @property
-    def gradient_penalty(self) -> WganGpConfig | None: ...
+    def gradient_penalty(self) -> PenaltyConfig | None: ...
     @property
     def lecam(self) -> LeCamConfig | None: ...
     @property
     def augment(self) -> AugmentConfig | None: ...
     @property
     def discriminator_steps(self) -> int: ...
+    @property
+    def terms(self) -> TermsConfig: ...
 
 
 def check_pair(generator: object, discriminator: object) -> None:
@@ -114,6 +132,11 @@ def check_losses(config: AdversaryConfig) -> None:
     """Raises ValueError for terms that do not go together."""
     if config.lecam is not None and config.loss == "least_squares_flipped":
         raise ValueError("lecam needs a loss that gives reals the higher logits, least_squares_flipped does not")
+
+
+def generator_reads_reals(config: AdversaryConfig) -> bool:
+    """Whether the generator's step compares with real pictures; then it or the discriminator's takes new ones."""
+    return adversarial.needs_real_logits(config.loss) or config.terms.feature_matching > 0
 
 
 def generator_phase(fresh: bool = False) -> Phase:
@@ -137,94 +160,62 @@ def discriminator_phases(config: AdversaryConfig, fresh: bool = False) -> tuple[
     return main, Phase(name="r1", nets=("discriminator",), optimiser="discriminator", every=config.r1.every)
 
 
-def at_work(config: AugmentConfig | None) -> AugmentConfig | None:
-    """The same augmentation for a training of seconds: ADA begins at half strength and moves fast."""
-    if not isinstance(config, AdaConfig):
-        return config
-    controller = config.controller and dataclasses.replace(config.controller, ramp_images=64)
-    return dataclasses.replace(config, p=max(config.p, 0.5), controller=controller)
-
-
-class Augmenter:
-    """Changes what a discriminator sees, where the mode says so; with ADA its probability follows the logits' signs."""
-
-    def __init__(self, config: AugmentConfig | None) -> None:
-        self._config = config
-        self._ada = config if isinstance(config, AdaConfig) else None
-        self._controller = None if self._ada is None else self._ada.controller
-        self._state = ada.begin(self._ada or AdaConfig())
-
-    def __call__(self, images: Tensor, place: Place, draw: Draw) -> Tensor:
-        """The images as they are seen there."""
-        if self._config is None or not applies(self._config.mode, place):
-            return images
-        return augment(images, self._config, float(self._state[0]), draw.uniform, draw.normal)
-
-    def jointly(
-        self, images: Sequence[Tensor], place: Place, draw: Draw, are_pictures: Sequence[bool]
-    ) -> Sequence[Tensor]:
-        """Images of one scene as they are seen there, changed alike (see `augment.jointly`)."""
-        if self._config is None or not applies(self._config.mode, place):
-            return images
-        p = float(self._state[0])
-        return jointly(images, self._config, p, draw.uniform, draw.normal, are_pictures=are_pictures)
-
-    def note(self, step: Step, signs: Tensor) -> None:
-        """Count in, for each real picture, the sign of the discriminator's logit, or its mean over patches: (N,)."""
-        step.stats.add("real_sign", signs)
-        if self._ada is not None:
-            step.stats.add("augment_p", self._state[0].to(signs).expand_as(signs))
-
-    def end(self, stats: Mapping[str, Tensor], images: int) -> None:
-        """Move ADA's probability by the mean sign over so many real pictures."""
-        if self._controller is not None:
-            self._state = ada.adapt(self._state, float(stats["real_sign"]), images, self._controller)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Where ADA stands."""
-        return {} if self._controller is None else {"ada": self._state}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state_dict` gave."""
-        if self._controller is not None and "ada" in state:  # not in a run that was begun without it
-            self._state = state["ada"].clone()
-
-
 class Painted(NamedTuple):
-    """Generated pictures, and the style vectors they were made from where the generator has any."""
+    """Generated pictures, the style vectors they were made from where the generator has any, pictures of latents nearby
+    where they were asked for, and whatever else the task wants to know of them again.
+    """
 
     images: Tensor
     w: Tensor | None = None
+    near: Tensor | None = None
+    codes: Tensor | None = None
 
 
-class Opinion(NamedTuple):
-    """What the discriminator says: logits (N,), and logits of classes (N, K) where it also tells classes apart."""
+class Seen(NamedTuple):
+    """Pictures as the discriminator was shown them, with the labels it was given, and what it says."""
 
-    logits: Tensor
-    classes: Tensor | None = None
+    images: Tensor
+    labels: Tensor | None
+    verdict: Verdict
 
 
 class Adversary(abc.ABC):
     """A generator against a discriminator on the stream `images`; the phases are named `generator`, `discriminator`
-    and `r1`. `class_weight` is AC-GAN's, for a discriminator that also tells classes apart.
+    and `r1`.
+
+    With several micro-batches, whatever compares pictures (D2D-CE, 2C, feature matching, MaxGP) does so in each of
+    them, over all processes: a larger micro-batch is another loss there, as in all published code.
     """
 
-    class_weight: float = 1.0
+    one_pass: bool = False
+    """Whether the discriminator is shown reals and fakes in one call; not for one in which pictures of a batch see each
+    other.
+    """
 
     def __init__(self, config: AdversaryConfig, data: Dataset, num_classes: int) -> None:
         self._settings, self._num_classes = config, num_classes
         self._labels = None if data.labels is None else torch.from_numpy(data.labels)
         self.class_names = data.class_names
+        self.conditioning = Conditioning(None)
         self._augmenter = Augmenter(config.augment)
+        self._deceiver = Deceiver(config.terms.apa)
         self._logit_means = torch.zeros(2)
 
     # -- what a task adds ---------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
     def paint(
-        self, step: Step, draw: Draw, labels: Tensor | None, dtype: torch.dtype | None, twice: bool = False
+        self,
+        step: Step,
+        draw: Draw,
+        labels: Tensor | None,
+        dtype: torch.dtype | None,
+        twice: bool = False,
+        apart: float = 0.0,
     ) -> Painted:
-        """New pictures for these labels. `twice`: they will be differentiated twice."""
+        """New pictures for these labels. `twice`: they will be differentiated twice. `apart` above 0: `Painted.near`
+        too, of latents moved by so many times a normal number.
+        """
 
     @abc.abstractmethod
     def ask(
@@ -235,12 +226,16 @@ class Adversary(abc.ABC):
         draw: Draw,
         dtype: torch.dtype | None,
         twice: bool = False,
-    ) -> Opinion:
+    ) -> Verdict:
         """What the discriminator says of pictures as it sees them. `twice` as above."""
 
     def reals(self, step: Step, batch: Mapping[str, Batch]) -> Tensor:
         """The real pictures as the discriminator is to see them, before augmentation."""
         return batch["images"].images
+
+    def real_labels(self, batch: Mapping[str, Batch]) -> Tensor | None:
+        """The labels of the real pictures; None for networks that know no classes."""
+        return batch["images"].labels if self._num_classes else None
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
@@ -264,18 +259,18 @@ class Adversary(abc.ABC):
     def _fake_labels(self, draw: Draw, batch: Mapping[str, Batch]) -> Tensor | None:
         """Random labels, or the reals' own where the loss pairs fakes with reals."""
         if adversarial.needs_real_logits(self._settings.loss):
-            return batch["images"].labels
+            return self.real_labels(batch)
         return self.random_labels(draw)
 
     def random_labels(self, draw: Draw) -> Tensor | None:
         """The labels of random pictures of the set."""
-        if self._labels is None:
+        if self._labels is None or not self._num_classes:
             return None
         chosen = draw.integers(0, len(self._labels)).cpu()
         classes = self._labels[chosen].to(draw.device)
         return nn.functional.one_hot(classes, self._num_classes).float()
 
-    def _judge(
+    def _show(
         self,
         step: Step,
         images: Tensor,
@@ -284,69 +279,146 @@ class Adversary(abc.ABC):
         draw: Draw,
         dtype: torch.dtype | None,
         twice: bool = False,
-    ) -> Opinion:
-        return self.ask(step, self._augmenter(images, place, draw), labels, draw, dtype, twice)
+    ) -> Seen:
+        seen = self._augmenter(images, place, draw)
+        given = self.conditioning.labels(labels, are_fake=place == "d_fake")
+        return Seen(seen, given, self.ask(step, seen, given, draw, dtype, twice))
+
+    def _show_both(
+        self, step: Step, reals: Tensor, real_labels: Tensor | None, fakes: Tensor, labels: Tensor | None, draw: Draw
+    ) -> tuple[Seen, Seen]:
+        """Reals and fakes in the discriminator's own step; (reals, fakes)."""
+        if not self.one_pass:
+            of_fakes = self._show(step, fakes, labels, "d_fake", draw, step.dtype)
+            return self._show(step, reals, real_labels, "d_real", draw, step.dtype), of_fakes
+        fakes, reals = self._augmenter(fakes, "d_fake", draw), self._augmenter(reals, "d_real", draw)
+        real_given = self.conditioning.labels(real_labels, are_fake=False)
+        given = self.conditioning.labels(labels, are_fake=True)
+        both = None if real_given is None or given is None else torch.cat([real_given, given])
+        verdicts = slices(self.ask(step, torch.cat([reals, fakes]), both, draw, step.dtype), len(reals))
+        return Seen(reals, real_given, verdicts[0]), Seen(fakes, given, verdicts[1])
 
     def _generator_losses(self, step: Step, batch: Mapping[str, Batch], draw: Draw) -> dict[str, Tensor]:
+        kind, extra = self._settings.loss, self._settings.terms
+        zcr = extra.latent_consistency
         labels = self._fake_labels(draw, batch)
-        fakes = self.paint(step, draw, labels, step.dtype)
-        opinion = self._judge(step, fakes.images, labels, "g_fake", draw, step.dtype)
+        fakes = self.paint(step, draw, labels, step.dtype, apart=0.0 if zcr is None else zcr.sigma)
+        verdict = self._show(step, fakes.images, labels, "g_fake", draw, step.dtype).verdict
         real_logits = None
-        if adversarial.needs_real_logits(self._settings.loss):
-            real_labels = batch["images"].labels
-            real_logits = self._judge(step, self.reals(step, batch), real_labels, "d_real", draw, step.dtype).logits
-        terms = {"loss": adversarial.generator_loss(self._settings.loss, opinion.logits, real_logits)}
-        if opinion.classes is not None and labels is not None:
-            terms["classes"] = self.class_weight * conditional.class_loss(opinion.classes, labels)
-        return terms
+        if adversarial.needs_real_logits(kind):
+            real_labels = self.real_labels(batch)
+            reals = self._show(step, self.reals(step, batch), real_labels, "d_real", draw, step.dtype)
+            real_logits = reals.verdict.logits
+        loss = self.conditioning.convince(kind, verdict, labels, real_logits)
+        if extra.top_k is not None:
+            loss = best(loss, verdict.logits, extra.top_k.share_at(step.images_seen))
+        terms = {"loss": loss, **self.conditioning.learn(verdict, labels, step.ranks)}
+        if extra.feature_matching > 0:
+            with torch.no_grad():
+                reals = self._show(step, self.reals(step, batch), self.real_labels(batch), "d_real", draw, step.dtype)
+            distance = conditional.feature_matching(reals.verdict.features, verdict.features, step.ranks)
+            terms["feature_matching"] = extra.feature_matching * distance
+        if zcr is not None and fakes.near is not None:
+            apart = (fakes.images.float() - fakes.near.float()).square().mean(dim=(1, 2, 3))
+            terms["latent_consistency"] = -zcr.generator * apart
+        return terms | self.more_generator_terms(fakes, verdict)
+
+    def more_generator_terms(self, fakes: Painted, verdict: Verdict) -> dict[str, Tensor]:
+        """What a task adds to the generator's losses."""
+        return {}
 
     def _discriminator_losses(self, step: Step, batch: Mapping[str, Batch], draw: Draw) -> Iterator[dict[str, Tensor]]:
-        config, real_labels = self._settings, batch["images"].labels
+        config, zcr = self._settings, self._settings.terms.latent_consistency
         labels = self._fake_labels(draw, batch)
         with torch.no_grad():
-            fakes = self.paint(step, draw, labels, step.dtype)
-        reals = self.reals(step, batch)
-        of_fakes = self._judge(step, fakes.images, labels, "d_fake", draw, step.dtype)
-        of_reals = self._judge(step, reals, real_labels, "d_real", draw, step.dtype)
-        real_logits, fake_logits = of_reals.logits, of_fakes.logits
-        self._note(step, fakes, real_logits, fake_logits)
-        terms = {"loss": adversarial.discriminator_loss(config.loss, real_logits, fake_logits)}
-        if of_reals.classes is not None and of_fakes.classes is not None:
-            assert real_labels is not None and labels is not None
-            both = conditional.class_loss(of_reals.classes, real_labels)
-            both = both + conditional.class_loss(of_fakes.classes, labels)
-            terms["classes"] = self.class_weight * both
-        if config.gradient_penalty is not None and config.gradient_penalty.drift > 0:
-            terms["drift"] = config.gradient_penalty.drift * regularize.drift(real_logits)
+            fakes = self.paint(step, draw, labels, step.dtype, apart=0.0 if zcr is None else zcr.sigma)
+        reals, real_labels = self._deceiver(
+            self.reals(step, batch), self.real_labels(batch), fakes.images, labels, draw
+        )
+        of_reals, of_fakes = self._show_both(step, reals, real_labels, fakes.images, labels, draw)
+        self._note(step, fakes, of_reals.verdict, real_labels, of_fakes.verdict)
+        loss = self.conditioning.tell_apart(config.loss, of_reals.verdict, real_labels, of_fakes.verdict, labels)
+        terms = {"loss": loss}
+        terms |= self.conditioning.teach(of_reals.verdict, real_labels, of_fakes.verdict, labels, step.ranks)
+        yield (
+            terms
+            | self._logit_terms(step, of_reals, of_fakes)
+            | self._consistency(step, of_reals, of_fakes, draw)
+            | (self._latent_consistency(step, fakes, labels, of_fakes, draw))
+        )
+        if config.gradient_penalty is not None:
+            yield self._penalty(step, reals, real_labels, fakes.images.detach(), draw)
+
+    def _logit_terms(self, step: Step, reals: Seen, fakes: Seen) -> Terms:
+        config, terms = self._settings, {}
+        real_logits, fake_logits = reals.verdict.logits, fakes.verdict.logits
+        drift = config.gradient_penalty.drift if isinstance(config.gradient_penalty, WganGpConfig) else 0.0
+        if drift > 0:
+            terms["drift"] = drift * regularize.drift(real_logits)
         if config.lecam is not None and step.shared["lecam"]:
             means = self._logit_means.to(real_logits)
             terms["lecam"] = config.lecam.weight * regularize.lecam(real_logits, fake_logits, means[0], means[1])
-        yield terms
-        if config.gradient_penalty is not None:
-            mixed = regularize.mix(reals, fakes.images.detach(), draw.uniform())
-            logits = self._judge(step, mixed, real_labels, "d_real", draw, None, twice=True).logits
-            penalty = regularize.wgan_gp(logits, mixed, config.gradient_penalty.target)
-            yield {"gradient_penalty": config.gradient_penalty.weight * penalty}
+        return terms
 
-    def _note(self, step: Step, fakes: Painted, real_logits: Tensor, fake_logits: Tensor) -> None:
+    def _consistency(self, step: Step, reals: Seen, fakes: Seen, draw: Draw) -> Terms:
+        config = self._settings.terms.consistency
+        terms: Terms = {}
+        for name, weight, seen in (
+            () if config is None else (("", config.reals, reals), ("_fakes", config.fakes, fakes))
+        ):
+            if weight > 0:
+                moved = flipshift.apply(seen.images, flipshift.draw(draw.uniform, *seen.images.shape[2:]))
+                again = self.ask(step, moved, seen.labels, draw, step.dtype)
+                terms[f"consistency{name}"] = weight * disagreement(seen.verdict, again)
+        return terms
+
+    def _latent_consistency(self, step: Step, fakes: Painted, labels: Tensor | None, seen: Seen, draw: Draw) -> Terms:
+        config = self._settings.terms.latent_consistency
+        if config is None or fakes.near is None:
+            return {}
+        near = self._show(step, fakes.near, labels, "d_fake", draw, step.dtype).verdict
+        return {"latent_consistency": config.discriminator * disagreement(seen.verdict, near)}
+
+    def _penalty(
+        self, step: Step, reals: Tensor, real_labels: Tensor | None, fakes: Tensor, draw: Draw
+    ) -> dict[str, Tensor]:
+        config = self._settings.gradient_penalty
+        assert config is not None
+        uniform = draw.uniform()
+        if isinstance(config, DraganConfig):
+            spread = regularize.batch_deviation(reals, step.ranks.gather)
+            points = regularize.around(reals, spread, uniform, draw.uniform(*reals.shape[1:]))
+        else:
+            points = regularize.mix(reals, fakes, uniform)
+        logits = self._show(step, points, real_labels, "d_real", draw, None, twice=True).verdict.logits
+        if isinstance(config, MaxGpConfig):
+            value = step.ranks.gather(regularize.r1_penalty(logits, points)).max()
+        else:
+            value = regularize.wgan_gp(logits, points, config.target if isinstance(config, WganGpConfig) else 1.0)
+        return {"gradient_penalty": config.weight * value}
+
+    def _note(self, step: Step, fakes: Painted, reals: Verdict, real_labels: Tensor | None, of_fakes: Verdict) -> None:
         if fakes.w is not None:
             step.stats.add("w", fakes.w[:, 0])
-        self._augmenter.note(step, adversarial.realness(self._settings.loss, real_logits, fake_logits).sign())
-        step.stats.add("real_logits", real_logits)
-        step.stats.add("fake_logits", fake_logits)
+        signs = adversarial.realness(self._settings.loss, reals.logits, of_fakes.logits).sign()
+        self._augmenter.note(step, signs)
+        self._deceiver.note(step, len(signs))
+        step.stats.add("real_logits", reals.logits)
+        step.stats.add("fake_logits", of_fakes.logits)
+        self.conditioning.note(step.stats, reals, real_labels, step.ranks)
 
     def _r1_losses(self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw) -> dict[str, Tensor]:
         config = self._settings.r1
         assert config is not None
         images = self.reals(step, batch).detach().requires_grad_()
-        logits = self._judge(step, images, batch["images"].labels, "d_real", draw, None, twice=True).logits
+        logits = self._show(step, images, self.real_labels(batch), "d_real", draw, None, twice=True).verdict.logits
         terms = {"reals": config.gamma / 2 * phase.every * regularize.r1_penalty(logits, images)}
         if config.gamma_fake > 0:
             labels = self._fake_labels(draw, batch)
             with torch.no_grad():
                 fakes = self.paint(step, draw, labels, None).images
             fakes = fakes.detach().requires_grad_()
-            logits = self._judge(step, fakes, labels, "d_fake", draw, None, twice=True).logits
+            logits = self._show(step, fakes, labels, "d_fake", draw, None, twice=True).verdict.logits
             terms["fakes"] = config.gamma_fake / 2 * phase.every * regularize.r1_penalty(logits, fakes)
         return terms
 
@@ -360,13 +432,20 @@ class Adversary(abc.ABC):
             decay = lecam.decay if step.shared["lecam"] else 0.0
             means = torch.stack([stats["real_logits"], stats["fake_logits"]]).cpu()
             self._logit_means = self._logit_means.lerp(means, 1 - decay)
-        self._augmenter.end(stats, step.plan.batch * self._settings.discriminator_steps)
+        images = step.plan.batch * self._settings.discriminator_steps
+        self._augmenter.end(stats, images)
+        self._deceiver.end(stats, images)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """LeCam's logit means, and where ADA stands."""
-        return {"logit_means": self._logit_means, **self._augmenter.state_dict()}
+        """LeCam's logit means, and where ADA and APA stand."""
+        return {
+            "logit_means": self._logit_means,
+            **self._augmenter.state_dict(),
+            **self._deceiver.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state_dict` gave."""
         self._logit_means = state["logit_means"].clone()
         self._augmenter.load_state_dict(state)
+        self._deceiver.load_state_dict(state)

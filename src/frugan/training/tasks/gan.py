@@ -4,7 +4,7 @@ DiffAugment or ADA.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -13,27 +13,27 @@ from torch import Tensor, nn
 
 from frugan.augment import AugmentConfig
 from frugan.data.dataset import Dataset
-from frugan.losses import adversarial, regularize
+from frugan.losses import regularize
 from frugan.losses.adversarial import AdversarialKind
 from frugan.model import Model
+from frugan.models.heads import Verdict
 from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
 from frugan.training.door import Batch, Draw, Phase, Plan, Step
 from frugan.training.tasks.adversary import (
     Adversary,
     LeCamConfig,
-    Opinion,
     Painted,
+    PenaltyConfig,
     R1Config,
-    WganGpConfig,
-    at_least,
-    at_work,
     check_losses,
     check_pair,
     discriminator_phases,
     generator_phase,
+    generator_reads_reals,
     shape_of,
-    share,
 )
+from frugan.training.tasks.augmenter import at_work
+from frugan.training.tasks.terms import TermsConfig, at_least, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class GanConfig:
     loss: AdversarialKind = "logistic"
     r1: R1Config | None = None
     path_length: PathLengthConfig | None = None
-    gradient_penalty: WganGpConfig | None = None
+    gradient_penalty: PenaltyConfig | None = None
     lecam: LeCamConfig | None = None
     augment: AugmentConfig | None = None
     style_mixing: float = 0.9
@@ -77,6 +77,7 @@ class GanConfig:
     train: Literal["all", "scale_shift"] = "all"
     w_average_decay: float = 0.998
     compile: bool = False
+    terms: TermsConfig = field(default_factory=TermsConfig)
 
     def __post_init__(self) -> None:
         """Check that generator and discriminator fit each other."""
@@ -135,7 +136,7 @@ class GanConfig:
             phases.append(
                 Phase(name="path_length", nets=("generator",), optimiser="generator", every=every, fraction=fraction)
             )
-        return *phases, *discriminator_phases(self, fresh=adversarial.needs_real_logits(self.loss))
+        return *phases, *discriminator_phases(self, fresh=generator_reads_reals(self))
 
     def lazy(self) -> dict[str, float]:
         """k / (k + 1) for the optimiser of each side that is regularised every k-th iteration only."""
@@ -179,21 +180,34 @@ class GanTask(Adversary):
     # -- parts ------------------------------------------------------------------------------------------------------
 
     def paint(
-        self, step: Step, draw: Draw, labels: Tensor | None, dtype: torch.dtype | None, twice: bool = False
+        self,
+        step: Step,
+        draw: Draw,
+        labels: Tensor | None,
+        dtype: torch.dtype | None,
+        twice: bool = False,
+        apart: float = 0.0,
     ) -> Painted:
         """Pictures and the style vectors they were made from, mixed from two latents in a share of the batches.
 
         `twice`: they will be differentiated twice, which a compiled network cannot be (its `forward` is not compiled).
         """
         generator, config = self.generator, self.config.generator
-        w = generator.mapping(draw.normal(config.z_dim), labels)
+        z, cutoff, other = draw.normal(config.z_dim), config.num_ws, None
         if draw.shared.uniform() < self.config.style_mixing:
-            cutoff = draw.shared.integer(1, w.shape[1])
+            cutoff = draw.shared.integer(1, config.num_ws)
             other = generator.mapping(draw.normal(config.z_dim), labels)
-            w = torch.cat([w[:, :cutoff], other[:, cutoff:]], dim=1)
         noise = [draw.normal(*shape) for shape in generator.noise_shapes()]
         synthesis = generator.synthesis.forward if twice else generator.synthesis
-        return Painted(synthesis(w, noise=noise, dtype=dtype), w)
+
+        def styles(latents: Tensor) -> Tensor:
+            w = generator.mapping(latents, labels)
+            return w if other is None else torch.cat([w[:, :cutoff], other[:, cutoff:]], dim=1)
+
+        w, near = styles(z), None
+        if apart > 0:
+            near = synthesis(styles(z + apart * draw.normal(config.z_dim)), noise=noise, dtype=dtype)
+        return Painted(synthesis(w, noise=noise, dtype=dtype), w, near)
 
     def ask(
         self,
@@ -203,15 +217,17 @@ class GanTask(Adversary):
         draw: Draw,
         dtype: torch.dtype | None,
         twice: bool = False,
-    ) -> Opinion:
-        """The discriminator's logits."""
+    ) -> Verdict:
+        """The discriminator's verdict."""
         discriminator = self.discriminator.forward if twice else self.discriminator
-        return Opinion(discriminator(images, labels, dtype=dtype))
+        logits = discriminator(images, labels, dtype=dtype)
+        return Verdict(logits, logits.new_zeros(len(logits), 0))
 
     def _path_length_losses(self, step: Step, draw: Draw) -> dict[str, Tensor]:
         config = self.config.path_length
         assert config is not None
-        images, w = self.paint(step, draw, self.random_labels(draw), None, twice=True)
+        painted = self.paint(step, draw, self.random_labels(draw), None, twice=True)
+        images, w = painted.images, painted.w
         assert w is not None
         lengths = regularize.path_lengths(images, w, draw.normal(*images.shape[1:]))
         mean = regularize.moving_mean(self._path_mean.to(lengths), step.ranks.gather(lengths), config.decay)

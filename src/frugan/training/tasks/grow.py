@@ -18,28 +18,29 @@ from torch import Tensor, nn
 
 from frugan.augment import AugmentConfig
 from frugan.data.dataset import Dataset, to_float
-from frugan.losses import adversarial
 from frugan.losses.adversarial import AdversarialKind
 from frugan.model import Model
 from frugan.models.generator import ImageGenerator, Noise
+from frugan.models.heads import Verdict
 from frugan.models.progan import ProGANConfig, ProGANDiscriminator, ProGANDiscriminatorConfig, ProGANGenerator
 from frugan.models.subnet import Subnet
 from frugan.training.door import Batch, Draw, Phase, Plan, Shared, Step
 from frugan.training.tasks.adversary import (
     Adversary,
     LeCamConfig,
-    Opinion,
     Painted,
+    PenaltyConfig,
     R1Config,
-    WganGpConfig,
-    at_least,
-    at_work,
     check_losses,
     check_pair,
     discriminator_phases,
     generator_phase,
+    generator_reads_reals,
     shape_of,
 )
+from frugan.training.tasks.augmenter import at_work
+from frugan.training.tasks.conditioning import Conditioning, CrossEntropyConfig
+from frugan.training.tasks.terms import TermsConfig, at_least
 
 CALIBRATION_IMAGES = 500
 NOISE_MEMORY, NOISE_FROM = 0.9, 0.5
@@ -118,7 +119,7 @@ class GrowConfig:
     discriminator: ProGANDiscriminatorConfig
     growth: GrowthConfig | None = field(default_factory=GrowthConfig)
     loss: AdversarialKind = "wasserstein"
-    gradient_penalty: WganGpConfig | None = None
+    gradient_penalty: PenaltyConfig | None = None
     r1: R1Config | None = None
     lecam: LeCamConfig | None = None
     augment: AugmentConfig | None = None
@@ -129,6 +130,7 @@ class GrowConfig:
     batches: dict[str, int] = field(default_factory=dict)
     lr_scales: dict[str, float] = field(default_factory=dict)
     snapshots: dict[str, int] = field(default_factory=dict)
+    terms: TermsConfig = field(default_factory=TermsConfig)
 
     def __post_init__(self) -> None:
         """Check that the networks fit each other and the schedule, and the tables."""
@@ -182,8 +184,7 @@ class GrowConfig:
 
     def phases(self) -> tuple[Phase, ...]:
         """The discriminator's first, as in the paper."""
-        fresh = adversarial.needs_real_logits(self.loss)
-        return *discriminator_phases(self), generator_phase(fresh)
+        return *discriminator_phases(self), generator_phase(fresh=generator_reads_reals(self))
 
     def rampup(self, images_seen: int) -> float:
         """The share of the learning rate at the beginning."""
@@ -197,14 +198,16 @@ class GrowTask(Adversary):
 
     def __init__(self, config: GrowConfig, data: Dataset, batch: int) -> None:
         super().__init__(config, data, config.generator.num_classes)
-        self.config, self.class_weight = config, config.class_weight
+        self.config = config
         self.generator = ProGANGenerator(config.generator)
         self.discriminator = ProGANDiscriminator(config.discriminator)
         self.nets: dict[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
         self.frozen: dict[str, nn.Module] = {}
         self.ema: tuple[str, ...] = ("generator",)
         self._phases, self._batch = config.phases(), batch
-        self._tells_classes = config.discriminator.num_classes > 0 and config.discriminator.head == "acgan"
+        self._tells_classes = config.discriminator.has_classifier
+        if self._tells_classes:
+            self.conditioning = Conditioning(CrossEntropyConfig(weight=config.class_weight, on_fakes=True))
         self._confidence = torch.zeros(())
         self._check_batches()
         if config.discriminator.discrimination_kernels:
@@ -256,12 +259,24 @@ class GrowTask(Adversary):
     # -- parts --------------------------------------------------------------------------------------------------------
 
     def paint(
-        self, step: Step, draw: Draw, labels: Tensor | None, dtype: torch.dtype | None, twice: bool = False
+        self,
+        step: Step,
+        draw: Draw,
+        labels: Tensor | None,
+        dtype: torch.dtype | None,
+        twice: bool = False,
+        apart: float = 0.0,
     ) -> Painted:
         """Pictures of this stage's size."""
         stage: Stage = step.shared["stage"]
         z = draw.normal(self.config.generator.z_dim)
-        return Painted(self.generator(z, labels, resolution=stage.resolution, alpha=stage.alpha, dtype=dtype))
+
+        def images(latents: Tensor) -> Tensor:
+            shown: Tensor = self.generator(latents, labels, resolution=stage.resolution, alpha=stage.alpha, dtype=dtype)
+            return shown
+
+        near = images(z + apart * draw.normal(z.shape[1])) if apart > 0 else None
+        return Painted(images(z), near=near)
 
     def reals(self, step: Step, batch: Mapping[str, Batch]) -> Tensor:
         """The real pictures averaged down to this stage's size, and as little sharp as the fakes while it fades in."""
@@ -276,17 +291,20 @@ class GrowTask(Adversary):
         draw: Draw,
         dtype: torch.dtype | None,
         twice: bool = False,
-    ) -> Opinion:
-        """The discriminator's logits, and those of classes where it has a head for them."""
+    ) -> Verdict:
+        """The discriminator's logits, and those of classes where it has a head for them; no features."""
         alpha, strength = step.shared["stage"].alpha, self.noise_strength
 
         def factors(channels: int) -> Tensor:
             return 1 + strength * math.sqrt(channels) * draw.normal(channels)
 
         noisy = factors if strength > 0 else None
+        classes = None
         if self._tells_classes:
-            return Opinion(*self.discriminator.with_classes(images, alpha=alpha, dtype=dtype, factors=noisy))
-        return Opinion(self.discriminator(images, labels, alpha=alpha, dtype=dtype, factors=noisy))
+            logits, classes = self.discriminator.with_classes(images, alpha=alpha, dtype=dtype, factors=noisy)
+        else:
+            logits = self.discriminator(images, labels, alpha=alpha, dtype=dtype, factors=noisy)
+        return Verdict(logits, logits.new_zeros(len(logits), 0), classes)
 
     # -- after --------------------------------------------------------------------------------------------------------
 

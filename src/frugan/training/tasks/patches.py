@@ -15,7 +15,7 @@ from frugan.augment.diffaugment import Place
 from frugan.data.dataset import Dataset
 from frugan.losses import adversarial
 from frugan.training.door import Draw, Step
-from frugan.training.tasks.adversary import Augmenter
+from frugan.training.tasks.augmenter import Augmenter
 
 PatchLoss = Literal["hinge", "least_squares", "logistic"]
 """What patches can be judged by: the losses that need neither a penalty nor pairs of reals and fakes."""

@@ -18,8 +18,9 @@ from frugan.models.multiscale import MultiScaleConfig, MultiScaleDiscriminator
 from frugan.models.spade import SpadeConfig, SpadeTranslator
 from frugan.ops.spectral import power_iterate
 from frugan.training.door import Batch, Draw, Phase, Plan, Shared, Step
-from frugan.training.tasks.adversary import at_least, at_work
+from frugan.training.tasks.augmenter import at_work
 from frugan.training.tasks.patches import PatchAdversary, PatchLoss, check_size, computing, pictures
+from frugan.training.tasks.terms import at_least
 
 _SMALLEST = 64
 _SEEN = (False, True)  # what the discriminator sees: a map of labels, a picture

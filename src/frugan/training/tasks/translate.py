@@ -13,8 +13,9 @@ from frugan.model import Model
 from frugan.models.patchgan import PatchConfig, PatchDiscriminator
 from frugan.models.translator import ResnetConfig, ResnetTranslator, UNetConfig, UNetTranslator
 from frugan.training.door import Batch, Draw, Phase, Plan, Shared, Step
-from frugan.training.tasks.adversary import at_least, at_work
+from frugan.training.tasks.augmenter import at_work
 from frugan.training.tasks.patches import HALF, PatchAdversary, PatchLoss, check_size, computing, distance, pictures
+from frugan.training.tasks.terms import at_least
 
 TranslatorConfig = ResnetConfig | UNetConfig
 Translator = ResnetTranslator | UNetTranslator
