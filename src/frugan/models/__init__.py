@@ -1,9 +1,10 @@
 """The architectures: settings in, network out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from frugan.models import biggan, multiscale, patchgan, progan, spade, stylegan2, translator
 
@@ -46,3 +47,19 @@ def build(config: Any) -> nn.Module:
         known = ", ".join(cls.__name__ for cls in KINDS.values())
         raise ValueError(f"settings of a network are needed ({known}), got {type(config).__name__}")
     return _NETWORKS[type(config)](config)
+
+
+def restore(config: Any, state: Mapping[str, Tensor]) -> nn.Module:
+    """The network of these settings with these weights, which it takes over without a copy where it can.
+
+    Nothing is drawn for weights that are given anyway: orthogonal ones take seconds. torch's random state is left as it
+    was. Raises ValueError for unknown settings, RuntimeError for weights that do not fit.
+    """
+    with torch.device("meta"):
+        net = build(config)
+    net.load_state_dict(state, assign=True)
+    if any(buffer.is_meta for buffer in net.buffers()):  # constants that are not stored
+        with torch.random.fork_rng(devices=[]):
+            net = build(config)
+        net.load_state_dict(state)
+    return net

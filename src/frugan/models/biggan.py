@@ -6,6 +6,7 @@ whose statistics a batch normalisation uses is an argument (`pooling`) and not t
 move in `ops.spectral.power_iterate` alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast
 
@@ -283,20 +284,17 @@ class BigGANGenerator(ImageGenerator):
     def at_resolution(self, resolution: int) -> "BigGANGenerator":
         """A copy of its own. Raises ValueError for another resolution than its own."""
         self._check_resolution(resolution)
-        with torch.random.fork_rng(devices=[]):
-            copy = BigGANGenerator(self.config)
-        copy.load_state_dict(self.state_dict())
-        return copy.to(self.out.weight).train(self.training)
+        return self._made_of(self.config, self.state_dict())
 
     def fold_spectral(self) -> "BigGANGenerator":
-        """A generator of its own without spectral normalisation that gives the same pictures.
+        """A generator of its own without spectral normalisation that gives the same pictures."""
+        return self._made_of(replace(self.config, spectral=False), folded_state(self))
 
-        torch's random state is left as it was.
-        """
-        with torch.random.fork_rng(devices=[]):
-            folded = BigGANGenerator(replace(self.config, spectral=False))
-        folded.load_state_dict(folded_state(self))
-        return folded.to(self.out.weight).train(self.training)
+    def _made_of(self, config: BigGANConfig, state: Mapping[str, Tensor]) -> "BigGANGenerator":
+        with torch.device("meta"):  # nothing is drawn
+            net = BigGANGenerator(config)
+        net.load_state_dict({name: tensor.detach().clone() for name, tensor in state.items()}, assign=True)
+        return net.train(self.training)
 
 
 def _up_blocks(config: BigGANConfig, inputs: int, outputs: int) -> list[nn.Module]:

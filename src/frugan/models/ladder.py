@@ -160,10 +160,13 @@ def run(layer: Convolution, x: Float[Tensor, "N C H W"], scale: Scale = "same") 
 
 
 def draw_weights(network: nn.Module) -> None:
-    """Orthogonal weights for every convolution, linear layer and embedding that has no scale of its own; biases 0."""
+    """Orthogonal weights for every convolution, linear layer and embedding that has no scale of its own; biases 0.
+
+    Weights on the meta device, which others will take the place of, are left alone.
+    """
     kinds = (Convolution, TransposedConvolution, nn.Linear, SpectralLinear, Embedding)
     for module in network.modules():
-        if isinstance(module, kinds):
+        if isinstance(module, kinds) and not module.weight.is_meta:
             nn.init.orthogonal_(module.weight)
             bias = None if isinstance(module, Embedding) else module.bias
             if bias is not None:
@@ -338,8 +341,9 @@ class DownBlock(nn.Module):
 class DeepDownBlock(nn.Module):
     """BigGAN-deep's block of the discriminator: a bottleneck of four convolutions; halves the size where `down`.
 
-    `learned`: the shortcut is a 1x1 convolution wherever size or width change (StudioGAN), else one that makes the
-    missing channels only (Brock et al. 2019). It sees the rectified maps, as in `DownBlock`.
+    `learned`: the shortcut is a 1x1 convolution wherever size or width change, and maps are halved before they are
+    rectified for the last time (StudioGAN); else it makes the missing channels only, and they are halved after it
+    (Brock et al. 2019). The shortcut sees the rectified maps, as in `DownBlock`.
     """
 
     def __init__(self, inputs: int, outputs: int, *, down: bool, learned: bool, spectral: bool, batch: bool) -> None:
@@ -352,7 +356,7 @@ class DeepDownBlock(nn.Module):
             convolution(widths[i], widths[i + 1], kernel, spectral=spectral) for i, kernel in enumerate(kernels)
         )
         missing = (outputs if down or inputs != outputs else 0) if learned else max(outputs - inputs, 0)
-        self.replaces = learned
+        self.is_learned = learned
         self.skip = convolution(inputs, missing, 1, spectral=spectral) if missing else None
 
     def forward(self, x: Float[Tensor, "N C H W"], pooling: Pooling | None) -> Float[Tensor, "N C_out H_out W_out"]:
@@ -363,14 +367,15 @@ class DeepDownBlock(nn.Module):
             y = F.relu(_normalized(norm, y, pooling))
             if index == 0 and norm is None:
                 x = y
-            if index == len(self.convs) - 1 and self.halves:
+            if index == 3 and self.halves and not self.is_learned:
                 y = average_down2d(y)
-            y = run(cast(Convolution, conv), y)
+            halves_here = index == 2 and self.halves and self.is_learned
+            y = run(cast(Convolution, conv), y, "down" if halves_here else "same")
         x = average_down2d(x) if self.halves else x
         if self.skip is None:
             return y + x
         made = run(self.skip, x)
-        return y + (made if self.replaces else torch.cat([x, made], dim=1))
+        return y + (made if self.is_learned else torch.cat([x, made], dim=1))
 
 
 class StridedDownBlock(nn.Module):

@@ -130,7 +130,7 @@ def power_iterate(network: nn.Module, count: int = 1) -> None:
     """
     groups: dict[tuple[object, ...], list[Spectral]] = {}
     for module in network.modules():
-        if isinstance(module, Spectral):
+        if isinstance(module, Spectral) and not module.weight.is_meta:
             weight = module.weight
             key = (module.matrix().shape, module.eps, weight.dtype, weight.device)
             groups.setdefault(key, []).append(module)
