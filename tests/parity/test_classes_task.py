@@ -224,8 +224,8 @@ def test_training_steps(fixtures_dir: Path, name: str) -> None:
     for number, wanted in enumerate(training.meta["losses"]):
         of_discriminator, of_generator = training.step(number)
         assert of_discriminator == pytest.approx(wanted["last_D_loss"], rel=2e-5, abs=1e-5)
-        # A constant added to a Wasserstein critic changes no loss of its own: its bias, which wanders by rounding, is in
-        # the generator's loss, and in none of its gradients.
+        # A constant added to a Wasserstein critic changes no loss of its own: its bias, which wanders by rounding, is
+        # in the generator's loss, and in none of its gradients.
         tolerance = 1e-2 if name == "wgangp" else 2e-5
         assert of_generator == pytest.approx(wanted["G_loss"], rel=tolerance, abs=1e-5)
     assert training.check("after", "D", training.task.discriminator.state_dict()) > 20
