@@ -16,7 +16,7 @@ from torch import Tensor
 from frugan import __version__, checkpoint
 from frugan import model as models
 from frugan.inert import InertError, Record, read_torch
-from frugan.interop import nvidia, progan_tf, rosinality, translation
+from frugan.interop import nvidia, progan_tf, rosinality, studiogan, translation
 from frugan.interop.imported import Foreign, Imported, ImportProblem, self_check
 from frugan.model import Model
 
@@ -26,8 +26,8 @@ Progress = Callable[[int, int, str], None]
 
 KNOWN = (
     "StyleGAN2 pickles of NVIDIA's StyleGAN2-ADA-PyTorch and StyleGAN3 repositories, ProGAN pickles of its authors, "
-    "StyleGAN2 checkpoints of rosinality, AnyCost GAN and Sketch Your Own GAN, and networks of CycleGAN, pix2pix, GAN "
-    "Compression and GauGAN"
+    "StyleGAN2 checkpoints of rosinality, AnyCost GAN and Sketch Your Own GAN, class-conditional networks of "
+    "PyTorch-StudioGAN, and networks of CycleGAN, pix2pix, GAN Compression and GauGAN"
 )
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -36,7 +36,7 @@ _LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 def read(path: Path | str, progress: Progress | None = None) -> Imported:
     """The model in a foreign checkpoint, checked: weights, average style and a picture.
 
-    `path` is a file, or the folder with the networks of one training of CycleGAN, pix2pix or GauGAN.
+    `path` is a file, or the folder with the networks of one training of CycleGAN, pix2pix, GauGAN or StudioGAN.
 
     Raises ImportProblem (a ValueError) for what is not one, is damaged, asks to run something, or is not supported.
     """
@@ -100,6 +100,8 @@ def _read(path: Path) -> Foreign:
         raise ImportProblem("the file is empty")
     content = _content(path, head)
     if content is not None:
+        if studiogan.holds(content):
+            return studiogan.read([(path.name, content)])
         return translation.read([(path.name, content)]) if translation.holds(content) else rosinality.read(content)
     if head.startswith(_PICKLE):
         unpickled = nvidia.unpickle(path)
@@ -109,11 +111,16 @@ def _read(path: Path) -> Foreign:
 
 
 def _read_folder(path: Path) -> Foreign:
-    """The networks of a translator that lie side by side in a folder; other files are passed over."""
+    """The networks of one model that lie side by side in a folder; other files are passed over."""
     found = [(file.name, content) for file in _files(path) if (content := _content(file, _head(file))) is not None]
+    conditional = [(name, content) for name, content in found if studiogan.holds(content)]
+    if conditional:
+        return studiogan.read(conditional)
     networks = [(name, content) for name, content in found if translation.holds(content)]
     if not networks:
-        raise ImportProblem("no file in this folder holds a network that translates; for other models give the file")
+        raise ImportProblem(
+            "no file in this folder holds a network of StudioGAN or one that translates; for other models give the file"
+        )
     return translation.read(networks)
 
 

@@ -80,9 +80,9 @@ def build_network(config: Any, tensors: Mapping[str, Tensor], theirs: Mapping[st
             raise ImportProblem(f"{what}: {label} must have the shape {shape}, got {tuple(tensor.shape)}")
         if not tensor.is_floating_point():
             raise ImportProblem(f"{what}: {label} must hold floating-point numbers, got {tensor.dtype}")
-    with torch.random.fork_rng(devices=[]):
-        net = models.build(config)
-    net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    # Copies: tensors of a file may lie in one memory, in any order of their axes.
+    copies = {name: torch.empty(tensor.shape).copy_(tensor) for name, tensor in tensors.items()}
+    net = models.restore(config, copies)
     return net.eval().requires_grad_(False)
 
 

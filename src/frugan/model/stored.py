@@ -81,11 +81,8 @@ def _restore(role: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Pat
     if kind not in models.KINDS:
         raise checkpoints.CheckpointError(f"{folder} holds a network of unknown kind {kind!r}: update frugan")
     settings = {key: value for key, value in role["config"].items() if key != "kind" or "kind" in role}
-    net = models.build(from_dict(models.KINDS[kind], settings))
-    net.load_state_dict(
-        {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    )
-    return net.eval().requires_grad_(False)
+    state = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    return models.restore(from_dict(models.KINDS[kind], settings), state).eval().requires_grad_(False)
 
 
 def describe_nets(nets: Mapping[str, tuple[str, nn.Module]]) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ MHGAN (Kavalerov et al. 2021), ContraGAN (Kang and Park 2020), ReACGAN (Kang et 
 ADC-GAN (Hou et al. 2022), InfoGAN (Chen et al. 2016).
 """
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -336,7 +337,8 @@ class Head(nn.Module):
         """
         if labels is not None or self.needs_labels:
             check_labels(labels, self.num_labels)
-        with torch.autocast(h.device.type, enabled=False):
+        # The meta device, on which costs are counted, knows no autocast.
+        with contextlib.nullcontext() if h.is_meta else torch.autocast(h.device.type, enabled=False):
             h = h.to(torch.promote_types(h.dtype, torch.float32))
             labels = None if labels is None else labels.to(h.dtype)
             verdict = self._judge(h, labels)
