@@ -94,3 +94,70 @@ def test_batch_norm_over_processes_is_that_of_the_whole_batch():
     (grad,) = torch.autograd.grad((torch.cat(halves) * weights).sum(), x)
     torch.testing.assert_close(grad, expected, atol=2e-5, rtol=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(*kept, strict=True))
+
+
+@pytest.mark.parametrize("gather", [None, lambda row: row], ids=["alone", "gathered"])
+def test_batch_norm_by_the_batch_alone(gather):
+    """As in a discriminator's phase: nothing moves."""
+    x, (mean, variance) = draw(3, 4, 5, 2).float(), [one.float() for one in statistics(4)]
+    kept = mean.clone(), variance.clone()
+    got = normalize.batch_norm(x, mean, variance, normalize.Pooling(gather=gather, momentum=0))
+    torch.testing.assert_close(got, torch.nn.BatchNorm2d(4, affine=False)(x))
+    assert torch.equal(mean, kept[0]) and torch.equal(variance, kept[1])
+
+
+def test_standing_statistics_are_those_of_all_batches_together():
+    batches = [draw(n, 4, 3, 2, seed=n).float() * n + n for n in (5, 1, 8, 3)]
+    (mean, variance), (other, spread) = [[one.float() for one in statistics(4)] for _ in range(2)]
+    kept = mean.clone(), variance.clone()
+    standing = normalize.Standing()
+    pooling = normalize.Pooling(standing=standing)
+    for batch in batches:
+        got = normalize.batch_norm(batch, mean, variance, pooling)
+        torch.testing.assert_close(got, torch.nn.BatchNorm2d(4, affine=False)(batch), atol=1e-5, rtol=1e-4)
+        normalize.batch_norm(2 * batch, other, spread, pooling)  # another layer of the same network
+    assert torch.equal(mean, kept[0]) and torch.equal(variance, kept[1])
+    standing.store()
+    everything = torch.cat(batches).double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(mean.double(), everything.mean(dim=1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(variance.double(), everything.var(dim=1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(other, 2 * mean)
+    torch.testing.assert_close(spread, 4 * variance)
+
+
+def test_standing_statistics_do_not_depend_on_the_division():
+    x = draw(12, 4, 3, 2).float() + 10
+    found = []
+    for parts in (x.split(12), x.split([1, 7, 4])):
+        mean, variance = torch.zeros(4), torch.ones(4)
+        standing = normalize.Standing()
+        for part in parts:
+            normalize.batch_norm(part, mean, variance, normalize.Pooling(standing=standing))
+        standing.store()
+        found.append((mean, variance))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_standing_statistics_of_nothing():
+    with pytest.raises(ValueError, match="need a batch"):
+        normalize.Standing().store()
+
+
+@pytest.mark.parametrize("pooling", [None, normalize.Pooling()], ids=["running", "batch"])
+@pytest.mark.parametrize("rows", [3, 1])
+def test_conditional_batch_norm(pooling, rows):
+    x, (mean, variance) = draw(3, 4, 5, 2), statistics(4)
+    gain, shift = draw(rows, 4, seed=5), draw(rows, 4, seed=6)
+    plain = normalize.batch_norm(x, mean.clone(), variance.clone(), pooling, 1e-4)
+    got = normalize.conditional_batch_norm(x, mean, variance, gain, shift, pooling, 1e-4)
+    torch.testing.assert_close(got, plain * gain[:, :, None, None] + shift[:, :, None, None])
+
+
+def test_conditional_batch_norm_keeps_half_precision():
+    x = draw(3, 4, 5, 2).bfloat16()
+    mean, variance = torch.zeros(4), torch.ones(4)
+    for pooling in (None, normalize.Pooling(), normalize.Pooling(gather=lambda row: row)):
+        got = normalize.conditional_batch_norm(x, mean, variance, torch.ones(1, 4), torch.zeros(1, 4), pooling)
+        assert got.dtype == torch.bfloat16
+        assert got.isfinite().all()
+    assert mean.dtype == torch.float32

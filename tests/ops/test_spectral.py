@@ -1,10 +1,21 @@
 """Spectral normalisation against torch's and against singular values."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from frugan.ops.spectral import SpectralConvolution, folded_state, power_iterate, settle
+from frugan.ops.spectral import (
+    SpectralConvolution,
+    SpectralEmbedding,
+    SpectralLinear,
+    SpectralTransposedConvolution,
+    folded_state,
+    iterate_together,
+    power_iterate,
+    settle,
+)
 
 
 def made(inputs=5, outputs=7, kernel=3):
@@ -84,3 +95,62 @@ def test_folded_state():
     assert torch.equal(state["0.weight"], layer.kernel())
     assert set(folded_state(layer)) == {"weight", "bias"}
     assert torch.equal(network.state_dict()["0.weight"], layer.weight)
+
+
+@torch.no_grad()
+def test_layers_of_one_shape_together():
+    torch.manual_seed(1)
+    layers = [SpectralConvolution(5, 7, 3), SpectralConvolution(5, 7, 3, padding=1), SpectralConvolution(5, 7, 3)]
+    alone = copy.deepcopy(layers)
+    before = layers[0].u.clone()
+    iterate_together(layers, 3)
+    assert not torch.equal(layers[0].u, before)
+    for ours, other in zip(layers, alone, strict=True):
+        other.iterate(3)
+        torch.testing.assert_close(ours.u, other.u)
+        torch.testing.assert_close(ours.v, other.v)
+
+
+def torchs(layer, plain):
+    """torch's own spectral norm of a layer, with the same weight and vectors."""
+    conv = nn.utils.spectral_norm(plain, eps=1e-6)
+    state = {"weight_orig": layer.weight, "weight_u": layer.u, "weight_v": layer.v}
+    conv.load_state_dict({name: tensor.detach().clone() for name, tensor in state.items()})
+    return conv.train()
+
+
+@pytest.mark.parametrize("kind", ["linear", "transposed", "embedding"])
+def test_other_layers_are_torchs(kind):
+    torch.manual_seed(2)
+    match kind:
+        case "linear":
+            layer, plain = SpectralLinear(5, 7, bias=False, eps=1e-6), nn.Linear(5, 7, bias=False)
+            x = y = torch.randn(3, 5)
+        case "transposed":
+            layer = SpectralTransposedConvolution(5, 7, 4, bias=False, eps=1e-6)
+            plain = nn.ConvTranspose2d(5, 7, 4, stride=2, padding=1, bias=False)
+            x = y = torch.randn(2, 5, 4, 4)
+        case "embedding":
+            layer, plain = SpectralEmbedding(7, 5, eps=1e-6), nn.Embedding(7, 5)
+            y = torch.tensor([3, 0, 6])
+            x = nn.functional.one_hot(y, 7).float()
+    theirs = torchs(layer, plain)
+    for _ in range(2):
+        power_iterate(layer)
+        torch.testing.assert_close(layer(x), theirs(y))
+    torch.testing.assert_close(layer.u, theirs.weight_u)
+    torch.testing.assert_close(layer.v, theirs.weight_v)
+
+
+@torch.no_grad()
+def test_the_least_length():
+    """A weight of zeros: vectors are divided by eps, not by nothing."""
+    layer = SpectralLinear(3, 2, eps=1e-6)
+    layer.weight.zero_()
+    power_iterate(layer)
+    assert layer.u.isfinite().all()
+
+
+def test_networks_without_numbers_are_left_alone():
+    with torch.device("meta"):
+        power_iterate(SpectralLinear(3, 2))
