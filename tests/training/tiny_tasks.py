@@ -15,6 +15,8 @@ from frugan.augment.diffaugment import DiffAugmentConfig
 from frugan.data import Dataset, from_arrays
 from frugan.losses import adversarial
 from frugan.model import Model
+from frugan.models.biggan import BigGANConfig, BigGANDiscriminatorConfig
+from frugan.models.heads import EmbeddingHead, HeadConfig, InfoCodes
 from frugan.models.multiscale import MultiScaleConfig
 from frugan.models.patchgan import PatchConfig
 from frugan.models.progan import ProGANConfig, ProGANDiscriminatorConfig
@@ -26,10 +28,14 @@ from frugan.ops.elastic import InstanceNorm
 from frugan.training.door import Batch, Draw, Phase, Plan, Shared, Step, Task
 from frugan.training.recipe import AdamConfig, EmaConfig, Recipe, TrainingConfig
 from frugan.training.tasks.adversary import LeCamConfig, R1Config, WganGpConfig
+from frugan.training.tasks.classes import ClassesConfig
+from frugan.training.tasks.conditioning import ConditioningConfig, D2DConfig
 from frugan.training.tasks.cycle import CycleConfig
 from frugan.training.tasks.gan import GanConfig, PathLengthConfig
 from frugan.training.tasks.grow import GrowConfig, GrowthConfig
 from frugan.training.tasks.semantic import SemanticConfig
+from frugan.training.tasks.statistics import StandingStatistics
+from frugan.training.tasks.terms import ApaConfig, ConsistencyConfig, LatentConsistencyConfig, TermsConfig
 from frugan.training.tasks.translate import PairedConfig
 
 
@@ -134,6 +140,34 @@ def semantic_config(**changes: Any) -> SemanticConfig:
         "discriminator": MultiScaleConfig(channels=7, width=4),
     }
     return SemanticConfig(**(base | changes))
+
+
+def classes_config(
+    head: HeadConfig | None = EmbeddingHead(dim=6),  # noqa: B008
+    conditioning: ConditioningConfig | None = D2DConfig(margin=0.9),  # noqa: B008
+    norm: Any = "spectral",
+    codes: InfoCodes | None = None,
+    **changes: Any,
+) -> ClassesConfig:
+    """ReACGAN with networks of a few thousand weights, for 8 px and three classes; no classes without a head."""
+    size: dict[str, Any] = {"resolution": 8, "num_classes": 0 if head is None else 3, "width": 4, "codes": codes}
+    base: dict[str, Any] = {
+        "generator": BigGANConfig(**size, z_dim=4 + (codes.size if codes else 0), shared_dim=5),
+        "discriminator": BigGANDiscriminatorConfig(**size, head=head, norm=norm),
+        "conditioning": conditioning,
+        "discriminator_steps": 2,
+        "statistics": StandingStatistics(batches=2, batch=8),
+    }
+    return ClassesConfig(**(base | changes))
+
+
+ALL_TERMS = TermsConfig(
+    consistency=ConsistencyConfig(reals=1.0, fakes=0.5),
+    latent_consistency=LatentConsistencyConfig(sigma=0.1, discriminator=1.0, generator=0.1),
+    feature_matching=0.5,
+    apa=ApaConfig(p=0.3, controller=AdaControllerConfig(every=2, ramp_images=64)),
+)
+"""Everything that may stand beside an adversarial loss and does not choose among pictures."""
 
 
 FULL = {
@@ -587,6 +621,22 @@ def _semantic(config: SemanticConfig) -> Callable[..., Job]:
     return build
 
 
+def _classes(**changes: Any) -> Callable[..., Job]:
+    """Three classes of noise at 8 px. Biases in front of batch normalisation stand still: they have no gradients."""
+
+    def build(**training: Any) -> Job:
+        data = {"images": pictures(12, classes=3)}
+        setting = training_config(**({"ema": EmaConfig(halflife_images=50.0, buffers=True)} | training))
+        task = classes_config(**changes).build(data, setting.batch)
+        for name, parameter in task.generator.named_parameters():
+            parameter.requires_grad_(not name.endswith(("conv1.bias", "conv2.bias", "skip.bias", "start.bias")))
+        gentle = dataclasses.replace(GENTLE, lr=0.02, eps=1.0)
+        optimisers = {"generator": gentle, "discriminator": gentle}
+        return Job(task, data, optimisers, setting)
+
+    return build
+
+
 JOBS: dict[str, Callable[..., Job]] = {
     "gan": _gan(**FULL),
     "gan-ada": _gan(**(FULL | {"augment": QUICK_ADA})),
@@ -609,9 +659,11 @@ JOBS: dict[str, Callable[..., Job]] = {
     ),
     "cyclegan": _translator(cycle_config(), (10, 11)),
     "gaugan": _semantic(semantic_config(augment=DiffAugmentConfig())),
+    "reacgan": _classes(lecam=LeCamConfig(start_images=8), r1=R1Config(gamma=0.1, every=2), augment=QUICK_ADA),
+    "reacgan-terms": _classes(terms=ALL_TERMS, augment=DiffAugmentConfig()),
     "fragile": lambda **training: _job(Fragile(), ("images",), **training),
 }
-KINDS = tuple(kind for kind in JOBS if kind not in ("fragile", "gaugan"))
+KINDS = tuple(kind for kind in JOBS if kind not in ("fragile", "gaugan", "reacgan", "reacgan-terms"))
 
 
 def make(kind: str, **training: Any) -> Job:

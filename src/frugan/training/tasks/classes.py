@@ -147,11 +147,12 @@ class ClassesConfig:
         return ClassesTask(self, data["images"], batch)
 
     def phases(self) -> tuple[Phase, ...]:
-        """The discriminator's first."""
-        step = generator_phase(fresh=generator_reads_reals(self))
+        """The discriminator's first. What reads codes is a part of it, but trained with the generator alone."""
+        step, first = generator_phase(fresh=generator_reads_reals(self)), discriminator_phases(self)
         if self.generator.codes is not None:
             step = dataclasses.replace(step, nets=("generator", "reader"))
-        return *discriminator_phases(self), step
+            first = tuple(dataclasses.replace(phase, through=("reader",)) for phase in first)
+        return *first, step
 
     def lazy(self) -> dict[str, float]:
         """k / (k + 1) for the discriminator's optimiser where R1 counts every k-th iteration only."""
