@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from frugan.losses.regularize import (
+    around,
+    batch_deviation,
     drift,
     lecam,
     mix,
@@ -205,3 +207,24 @@ class TestOnLogits:
     def test_a_decay_lies_between_zero_and_one(self, decay: float) -> None:
         with pytest.raises(ValueError, match="decay must lie in"):
             moving_mean(torch.tensor(0.0), torch.ones(2), decay)
+
+
+def test_the_deviation_of_a_batch_is_that_of_all_its_parts() -> None:
+    numbers = torch.Generator().manual_seed(5)
+    images = torch.randn(8, 3, 4, 4, generator=numbers) * 3 + 1
+    torch.testing.assert_close(batch_deviation(images), images.std())
+    rows = []
+
+    def gather(row: Tensor) -> Tensor:
+        rows.append(row)
+        return torch.cat(rows)
+
+    batch_deviation(images[::2], gather)
+    torch.testing.assert_close(batch_deviation(images[1::2], gather), images.std())
+
+
+def test_points_around_reals_move_by_half_a_deviation_at_most() -> None:
+    reals = torch.zeros(4, 3, 2, 2)
+    points = around(reals, torch.tensor(2.0), torch.tensor([0.0, 0.5, 1.0, 1.0]), torch.ones(4, 3, 2, 2))
+    assert points.is_leaf and points.requires_grad
+    torch.testing.assert_close(points[:, 0, 0, 0].detach(), torch.tensor([0.0, 0.5, 1.0, 1.0]))
