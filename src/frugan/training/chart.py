@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -110,11 +110,13 @@ def chart(
     target: float | None = None,
     best: tuple[float, float] | None = None,
     log: bool | None = None,
+    tell: Callable[[float], str] | None = None,
 ) -> str:
     """A figure with the curves over images seen; empty text where there is nothing to join (no two points, no dots).
 
     `marks`: (x, text) of events, as upright lines. `target`: a dashed level line. `best`: a ringed point. `log`: None
-    chooses. All texts are escaped here. Hovering shows the values at that place.
+    chooses. `tell` says values in words, where whole numbers are levels with a name. All texts are escaped here.
+    Hovering shows the values at that place.
     """
     lines = [line for line in lines if line.points]
     if not any(len(line.points) > 1 or line.dots for line in lines):
@@ -125,25 +127,33 @@ def chart(
     if x.low == x.high:
         x = Scale(low=x.low - 1, high=x.high + 1, start=LEFT, end=WIDTH - RIGHT)
     y = _y_scale(lines, wants_log(lines) if log is None else log, target)
-    plot = _axes(x, y) + _marks(marks, x)
+    ticks = [(tick, short(_clean(tick))) for tick in y.ticks()] if tell is None else _levels(lines, tell)
+    plot = _axes(x, y, ticks) + _marks(marks, x)
+    said = tell or "{:.4g}".format
     if target is not None:
         plot += f'<line class="target" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(target):.1f}" y2="{y(target):.1f}"/>'
     plot += "".join(_curve(index, line, x, y) for index, line in enumerate(lines))
     if best is not None:
         plot += f'<circle class="best" cx="{x(best[0]):.1f}" cy="{y(best[1]):.1f}" r="6"/>'
     note_html = f'<p class="note">{escape(note)}</p>' if note else ""
+    plot += _hits(lines, x, said)
     return (
-        f'<figure class="chart"><figcaption><b>{escape(title)}</b>{_legend(lines, y.log)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(title)}">{plot}{_hits(lines, x)}</svg>'
+        f'<figure class="chart"><figcaption><b>{escape(title)}</b>{_legend(lines, y.log, said)}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(title)}">{plot}</svg>'
         f"{note_html}</figure>"
     )
 
 
-def _axes(x: Scale, y: Scale) -> str:
+def _levels(lines: Sequence[Line], tell: Callable[[float], str]) -> list[tuple[float, str]]:
+    values = [value for line in lines for _, value, _, _ in line.points]
+    return [(level, tell(level)) for level in range(math.floor(min(values)), math.ceil(max(values)) + 1)]
+
+
+def _axes(x: Scale, y: Scale, ticks: Sequence[tuple[float, str]]) -> str:
     parts = []
-    for tick in y.ticks():
+    for tick, text in ticks:
         parts.append(f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        parts.append(f'<text x="{LEFT - 7}" y="{y(tick) + 4:.1f}" text-anchor="end">{short(_clean(tick))}</text>')
+        parts.append(f'<text x="{LEFT - 7}" y="{y(tick) + 4:.1f}" text-anchor="end">{escape(text)}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>')
     for tick in x.ticks():
         anchor = "end" if x(tick) > WIDTH - RIGHT - 12 else "middle"
@@ -187,16 +197,16 @@ def _curve(index: int, line: Line, x: Scale, y: Scale) -> str:
     return "".join(parts)
 
 
-def _legend(lines: Sequence[Line], log: bool) -> str:
+def _legend(lines: Sequence[Line], log: bool, said: Callable[[float], str]) -> str:
     items = "".join(
         f'<li class="c{index % NUM_COLOURS}"><i></i><span>{escape(line.name)}</span> '
-        f"<output>{line.points[-1][1]:.4g}</output></li>"
+        f"<output>{escape(said(line.points[-1][1]))}</output></li>"
         for index, line in enumerate(lines)
     )
     return f"<ul>{items}{'<li class=plain>log scale</li>' if log else ''}</ul>"
 
 
-def _hits(lines: Sequence[Line], x: Scale) -> str:
+def _hits(lines: Sequence[Line], x: Scale, said: Callable[[float], str]) -> str:
     """Invisible upright strips that tell the values at their place, as a tooltip and to the page's script."""
     longest = max(lines, key=lambda line: len(line.points)).points
     step = max(math.ceil(len(longest) / _MAX_HITS), 1)
@@ -205,8 +215,8 @@ def _hits(lines: Sequence[Line], x: Scale) -> str:
     parts = []
     for index, at in enumerate(places):
         values = [min(line.points, key=lambda point: abs(point[0] - at))[1] for line in lines]
-        text = "\n".join(f"{line.name}: {value:.4g}" for line, value in zip(lines, values, strict=True))
-        data = escape("|".join(f"{value:.4g}" for value in values))
+        text = "\n".join(f"{line.name}: {said(value)}" for line, value in zip(lines, values, strict=True))
+        data = escape("|".join(said(value) for value in values))
         parts.append(
             f'<g class="hit" data-values="{data}"><title>{escape(f"{at:,.0f} images")}\n{escape(text)}</title>'
             f'<rect x="{edges[index]:.1f}" y="{TOP}" width="{max(edges[index + 1] - edges[index], 0.5):.1f}" '

@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from html import escape
 from importlib import resources
@@ -21,8 +21,10 @@ from torch import Tensor
 
 from frugan.data.write import flatten, from_pillow, replacing, save_video
 from frugan.training.chart import Line, chart
-from frugan.training.history import Best, History, Series, sample_grids, spread
+from frugan.training.history import Best, History, Series, read_history, sample_grids, spread
 from frugan.training.summary import Run, duration, hints, memory, next_commands, read_run, verdict
+from frugan.training.timeline import NAMES as GROWTH
+from frugan.training.timeline import caption, growth_chart
 
 MAX_STILLS = 24
 FILM_WIDTH, FILM_FRAMES = 480, 60
@@ -89,17 +91,17 @@ def _viewer(run: Run) -> str:
         seen, path = run.grids[index]
         held = _small(path)
         if held is not None:
-            stills.append((seen, f"grids/{quote(path.name)}", held))
+            when = f"after {seen:,} pictures{caption(run.history, seen)}"
+            stills.append((when, seen, f"grids/{quote(path.name)}", held))
     reals = _small(run.folder / "grids" / "reals.png", 2 * _STILL_BYTES)
     if not stills and reals is None:
         return ""
     parts = []
     if stills:
-        caption = f"after {stills[-1][0]:,} pictures"
         parts.append(
             f"<figure><figcaption><b>{'Translated' if run.translates else 'Generated'}</b> "
-            f'<span class="when">{caption}</span></figcaption>'
-            f'<img id="stage" {stills[-1][2]} alt="Grid of generated pictures"></figure>'
+            f'<span class="when">{stills[-1][0]}</span></figcaption>'
+            f'<img id="stage" {stills[-1][3]} alt="Grid of generated pictures"></figure>'
         )
     if reals is not None:
         parts.append(
@@ -107,8 +109,8 @@ def _viewer(run: Run) -> str:
             f'<a href="grids/reals.png"><img {reals} alt="Grid of training pictures"></a></figure>'
         )
     strip = "".join(
-        f'<a href="{escape(href)}" data-caption="after {seen:,} pictures"><i><img {held} alt=""></i>{_brief(seen)}</a>'
-        for seen, href, held in stills
+        f'<a href="{escape(href)}" data-caption="{when}"><i><img {held} alt=""></i>{_brief(seen)}</a>'
+        for when, seen, href, held in stills
     )
     if not stills:
         return f'<section class="card pair">{parts[0]}</section>'
@@ -192,8 +194,9 @@ def _other_charts(history: History, marks: list[tuple[float, str]]) -> Iterator[
     for title, lines in _together(stats, parts):
         for name, members in [(title, lines)] if title else [(line.name, [line]) for line in lines]:
             yield chart(name, members, marks=marks)
+    growth = growth_chart(history)
     for name, series in history.group("progress").items():
-        if len(set(series.y)) > 1:
+        if len(set(series.y)) > 1 and not (growth and name in GROWTH):
             yield chart(f"Schedule: {name}", [_line(name, series)], marks=marks)
     speed = history.group("speed").get("images_per_second")
     if speed is not None:
@@ -205,7 +208,12 @@ def _curves(run: Run) -> str:
         (float(e.images_seen), e.kind) for e in run.history.events if e.kind in ("resumed", "rollback", "out_of_memory")
     ]
     marks = marks[:50]
-    charts = [*_score_charts(run.history), *_loss_charts(run.history, marks), *_other_charts(run.history, marks)]
+    charts = [
+        growth_chart(run.history),
+        *_score_charts(run.history),
+        *_loss_charts(run.history, marks),
+        *_other_charts(run.history, marks),
+    ]
     charts = [figure for figure in charts if figure][:_MAX_CHARTS]
     if not charts:
         return ""
@@ -430,7 +438,8 @@ def _page(run: Run, defaults: Mapping[str, Any] | None) -> str:
 def write_progress_video(run: Path, suffix: str = ".gif") -> Path:
     """Writes `progress.gif` (or .webp, .png, .mp4) into a run folder: its sample grids over time, with captions.
 
-    At most 60 grids, denser at the start, at most 480 pixels wide; the last one stays for two seconds.
+    At most 60 grids, denser at the start, at most 480 pixels wide; the last one stays for two seconds. Of networks that
+    grow the captions tell the size.
     Raises FileNotFoundError where there are no grids, ValueError where none can be read, else as
     `frugan.data.write.save_video`.
     """
@@ -438,11 +447,16 @@ def write_progress_video(run: Path, suffix: str = ".gif") -> Path:
     if not grids:
         raise FileNotFoundError(f"no sample grids (grids/fakes-*.png) in {run}")
     path = run / f"progress{suffix}"
-    save_video(path, _film_frames([grids[index] for index in spread(len(grids), FILM_FRAMES)]), 6)
+    save_video(path, _film_frames([grids[index] for index in spread(len(grids), FILM_FRAMES)], _captions(run)), 6)
     return path
 
 
-def _film_frames(grids: Sequence[tuple[int, Path]]) -> Iterator[UInt8[Tensor, "3 H W"]]:
+def _captions(run: Path) -> Callable[[int], str]:
+    history = read_history(run / "log.jsonl")
+    return lambda seen: f"{seen:,} pictures shown{caption(history, seen)}"
+
+
+def _film_frames(grids: Sequence[tuple[int, Path]], told: Callable[[int], str]) -> Iterator[UInt8[Tensor, "3 H W"]]:
     size: tuple[int, int] | None = None
     font = ImageFont.load_default(14)
     for index, (seen, path) in enumerate(grids):
@@ -454,8 +468,6 @@ def _film_frames(grids: Sequence[tuple[int, Path]]) -> Iterator[UInt8[Tensor, "3
             size = (width, max(round(image.height * width / image.width), 1))
         frame = Image.new("RGB", (size[0], size[1] + 24), "white")
         frame.paste(image.resize(size, Image.Resampling.LANCZOS), (0, 0))
-        ImageDraw.Draw(frame).text(
-            (6, size[1] + 12), f"{seen:,} pictures shown", fill="#333333", font=font, anchor="lm"
-        )
+        ImageDraw.Draw(frame).text((6, size[1] + 12), told(seen), fill="#333333", font=font, anchor="lm")
         for _ in range(12 if index == len(grids) - 1 else 1):
             yield from_pillow(frame)
