@@ -23,6 +23,7 @@ from frugan.models.generator import (
     check_widths,
     resolutions_to,
 )
+from frugan.models.heads import Head, HeadConfig, Verdict, check_head
 from frugan.models.mapping import Labels, MappingNetwork
 from frugan.models.subnet import Subnet
 from frugan.ops.elastic import leading
@@ -428,7 +429,9 @@ class StyleGAN2DiscriminatorConfig:
 
     Blocks at resolution r have min(channel_base / r, channel_max) channels, unless `widths` lists the channels at 4, 8,
     ... up to the resolution. `stddev_group` None takes the whole batch as one group; `stddev_features` 0 leaves the
-    minibatch deviation out. Mapping settings are used where there are classes.
+    minibatch deviation out. `head` None: one logit, with StyleGAN2-ADA's own projection where there are classes, whose
+    label is mapped as the mapping settings say; with a head the network ends in that one, after the layer that sees all
+    of the 4x4 pixels.
     """
 
     resolution: int
@@ -445,10 +448,12 @@ class StyleGAN2DiscriminatorConfig:
     conv_clamp: float | None = None
     num_half_resolutions: int = 4
     resample_filter: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0)
+    head: HeadConfig | None = None
 
     def __post_init__(self) -> None:
         _check_common(self)
         check_widths(self.widths, len(self.resolutions))
+        check_head(self.head, self.num_classes)
         if self.stddev_group is not None and self.stddev_group < 1:
             raise ValueError(f"stddev_group must be at least 1 or None, got {self.stddev_group}")
         if self.stddev_features < 0 or (self.stddev_features and self.width(4) % self.stddev_features):
@@ -498,7 +503,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """From 4x4 features to one number, or one vector for the label projection; always float32."""
+    """From 4x4 features to one number, one vector for the label projection, or a head's features; always float32."""
 
     def __init__(self, config: StyleGAN2DiscriminatorConfig) -> None:
         super().__init__()
@@ -513,7 +518,7 @@ class DiscriminatorEpilogue(nn.Module):
             width + self.features, width, 3, fir=fir, activation="lrelu", clamp=config.conv_clamp
         )
         self.fc = EqualizedLinear(width * 16, width, activation="lrelu")
-        self.out = EqualizedLinear(width, width if config.num_classes else 1)
+        self.out = EqualizedLinear(width, width if config.num_classes else 1) if config.head is None else None
 
     def forward(
         self, x: Float[Tensor, "N C 4 4"] | None, image: Float[Tensor, "N channels 4 4"] | None
@@ -524,11 +529,12 @@ class DiscriminatorEpilogue(nn.Module):
             x = y if x is None else x + y
         if self.features and x is not None:
             x = minibatch_stddev(x, self.group, self.features)
-        return cast(Tensor, self.out(self.fc(self.conv(x).flatten(1))))
+        features = self.fc(self.conv(x).flatten(1))
+        return cast(Tensor, features if self.out is None else self.out(features))
 
 
 class Discriminator(nn.Module):
-    """The StyleGAN2 discriminator, with a projection of the label where there are classes."""
+    """The StyleGAN2 discriminator, with a projection of the label where there are classes, or any `Head`."""
 
     fir: Tensor
 
@@ -538,10 +544,14 @@ class Discriminator(nn.Module):
         for resolution in config.resolutions[:0:-1]:
             self.add_module(f"b{resolution}", DiscriminatorBlock(config, resolution))
         self.b4 = DiscriminatorEpilogue(config)
-        if config.num_classes:
+        width = config.width(4)
+        self.head = None
+        if config.head is not None:
+            self.head = Head(config.head, features=width, num_classes=config.num_classes, layers="equalized")
+        elif config.num_classes:
             self.mapping = MappingNetwork(
                 z_dim=0,
-                w_dim=config.width(4),
+                w_dim=width,
                 num_classes=config.num_classes,
                 num_layers=config.mapping_layers,
                 lr_multiplier=config.mapping_lr_multiplier,
@@ -554,8 +564,8 @@ class Discriminator(nn.Module):
         images: Float[Tensor, "N channels H W"],
         labels: Labels | None = None,
         dtype: torch.dtype | None = None,
-    ) -> Float[Tensor, " N"]:
-        """Logits: how real each image looks, higher is more real; float32.
+    ) -> Float[Tensor, " N"] | Verdict:
+        """Logits: how real each image looks, higher is more real; float32. With a head a `Verdict`.
 
         `dtype` is that of the highest `num_half_resolutions` resolutions (None: float32 throughout).
         Raises ValueError for images of another size and for labels where there are no classes, or the reverse.
@@ -564,7 +574,8 @@ class Discriminator(nn.Module):
         if images.shape[1:] != (config.channels, config.resolution, config.resolution):
             expected = (config.channels, config.resolution, config.resolution)
             raise ValueError(f"images must be {expected} each, got {tuple(images.shape[1:])}")
-        check_labels(labels, config.num_classes)
+        if self.head is None:
+            check_labels(labels, config.num_classes)
         half_from = 2 * config.resolution >> config.num_half_resolutions
         x: Tensor | None = None
         image: Tensor | None = images
@@ -575,6 +586,8 @@ class Discriminator(nn.Module):
             x = self.get_submodule(f"b{resolution}")(x, image, use)
             image = downsample2d(image, self.fir) if image is not None and config.architecture == "skip" else None
         features = self.b4(None if x is None else x.to(images.dtype), image)
+        if self.head is not None:
+            return cast(Verdict, self.head(features, labels))
         if not config.num_classes:
             return cast(Tensor, features[:, 0])
         code = self.mapping.features(None, labels)
