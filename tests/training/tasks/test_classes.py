@@ -42,6 +42,7 @@ from frugan.training.tasks.conditioning import (
     MultiHingeConfig,
     TacConfig,
 )
+from frugan.training.tasks.gan import GanConfig
 from frugan.training.tasks.statistics import RunningStatistics, note_statistics
 from frugan.training.tasks.terms import ConsistencyConfig, TermsConfig, TopKConfig
 from tests.training.rig import (
@@ -54,7 +55,16 @@ from tests.training.rig import (
     tensors_of,
     together,
 )
-from tests.training.tiny_tasks import ALL_TERMS, GENTLE, Job, classes_config, make, pictures, training_config
+from tests.training.tiny_tasks import (
+    ALL_TERMS,
+    GENTLE,
+    Job,
+    classes_config,
+    gan_config,
+    make,
+    pictures,
+    training_config,
+)
 
 Pair = tuple[HeadConfig | None, ConditioningConfig | None]
 PAIRS: dict[str, Pair] = {
@@ -424,6 +434,34 @@ def test_a_model_with_adc_judges_labels_of_classes() -> None:
     model = task.eval_model(loop.average.nets, 0)
     assert model.discriminator is not None
     assert model.discriminator(torch.zeros(3, 3, 8, 8), torch.eye(3)).shape == (3,)
+
+
+# -- the same terms on StyleGAN2 --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in PAIRS if name not in ("none", "pick")])
+def test_stylegan2_takes_the_same_terms(name: str) -> None:
+    head, conditioning = PAIRS[name]
+    base = gan_config(num_classes=3, loss="hinge")
+    judge = dataclasses.replace(base.discriminator, head=head)
+    config = dataclasses.replace(base, discriminator=judge, conditioning=conditioning, discriminator_steps=2)
+    assert config.needs_classes and not base.needs_classes
+    assert from_dict(GanConfig, to_dict(config)) == config
+    torch.manual_seed(0)
+    data = {"images": pictures(12, classes=3)}
+    task = config.build(data, 8)
+    loop = make_loop(Job(task, data, {"generator": GENTLE, "discriminator": GENTLE}, training_config()))
+    stats = loop.iterate()
+    assert all(value.isfinite().all() for value in stats.values())
+    assert ("discriminator/classes" in stats) == (conditioning is not None and "multi" not in name)
+    model = task.eval_model(loop.average.nets, 8)
+    assert model.discriminator is not None
+    assert model.discriminator(torch.zeros(3, 3, 8, 8), torch.eye(3)).shape == (3,)
+
+
+def test_stylegan2_refuses_terms_that_are_not_its_heads() -> None:
+    with pytest.raises(ValueError, match="D2DConfig needs a discriminator whose head is EmbeddingHead, got none"):
+        gan_config(num_classes=3, conditioning=D2DConfig())
 
 
 # -- resuming, several processes, memory ------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ from frugan.training.tasks.adversary import (
     shape_of,
 )
 from frugan.training.tasks.augmenter import at_work
-from frugan.training.tasks.conditioning import Conditioning, ConditioningConfig, check_conditioning
+from frugan.training.tasks.conditioning import Conditioning, ConditioningConfig, Logits, check_conditioning
 from frugan.training.tasks.statistics import (
     StandingStatistics,
     StatisticsConfig,
@@ -291,22 +291,6 @@ class ClassesTask(Adversary):
             stand(generator, self.config.statistics)
         info = {"class_names": list(self.class_names)} if self.config.generator.num_classes else {}
         return Model(generator, Logits(self.discriminator, self.conditioning), info)
-
-
-class Logits(nn.Module):
-    """A discriminator that gives its logits alone."""
-
-    def __init__(self, net: BigGANDiscriminator, conditioning: Conditioning) -> None:
-        super().__init__()
-        self.net, self._conditioning = net, conditioning
-
-    def forward(
-        self, images: Float[Tensor, "N C H W"], labels: Float[Tensor, "N num_classes"] | None = None
-    ) -> Float[Tensor, " N"]:
-        """Logits; labels are those of classes. Batch normalisation goes by the running statistics."""
-        given = self._conditioning.labels(labels, are_fake=False) if self.net.config.num_classes else None
-        verdict: Verdict = self.net(images, given)
-        return verdict.logits
 
 
 def _pooling(step: Step, momentum: float = 0.0) -> Pooling:

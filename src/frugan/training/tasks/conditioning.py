@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from frugan.losses import adversarial, conditional
 from frugan.losses.adversarial import AdversarialKind
@@ -306,3 +307,18 @@ def similarities_of(verdict: Verdict, labels: Tensor, group: Group) -> Similarit
     """The cosines between a verdict's embeddings and proxies."""
     assert verdict.embedding is not None and verdict.proxies is not None
     return conditional.similarities(verdict.embedding, verdict.proxies, labels, group)
+
+
+class Logits(nn.Module):
+    """A discriminator that ends in a head, giving its logits alone."""
+
+    def __init__(self, net: nn.Module, conditioning: Conditioning) -> None:
+        super().__init__()
+        self.net, self._conditioning = net, conditioning
+
+    def forward(
+        self, images: Float[Tensor, "N C H W"], labels: Float[Tensor, "N num_classes"] | None = None
+    ) -> Float[Tensor, " N"]:
+        """Logits; labels are those of classes. Batch normalisation goes by the running statistics."""
+        verdict: Verdict = self.net(images, self._conditioning.labels(labels, are_fake=False))
+        return verdict.logits

@@ -33,6 +33,7 @@ from frugan.training.tasks.adversary import (
     shape_of,
 )
 from frugan.training.tasks.augmenter import at_work
+from frugan.training.tasks.conditioning import Conditioning, ConditioningConfig, Logits, check_conditioning
 from frugan.training.tasks.terms import TermsConfig, at_least, share
 
 
@@ -61,6 +62,7 @@ class GanConfig:
     `scale_shift` for only the generator's style affines, noise strengths and biases (few pictures, a source model).
     `w_average_decay` is the moving average's that truncation draws towards. `compile` runs the main steps through
     torch.compile; regularisers, which are differentiated twice, stay as they are. It helps on GPUs, not on CPUs.
+    `conditioning`: class terms, which must be those of the discriminator's head.
     """
 
     generator: StyleGAN2Config
@@ -78,14 +80,21 @@ class GanConfig:
     w_average_decay: float = 0.998
     compile: bool = False
     terms: TermsConfig = field(default_factory=TermsConfig)
+    conditioning: ConditioningConfig | None = None
 
     def __post_init__(self) -> None:
-        """Check that generator and discriminator fit each other."""
+        """Check that generator and discriminator fit each other, and class terms the head."""
         check_pair(self.generator, self.discriminator)
+        check_conditioning(self.conditioning, self.discriminator.head, self.loss)
         check_losses(self)
         share(self, "style_mixing")
         share(self, "w_average_decay")
         at_least(self, discriminator_steps=1, freeze_discriminator=0)
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether pictures must have classes."""
+        return self.discriminator.head is not None
 
     def fit(self, data: Mapping[str, Dataset]) -> "GanConfig":
         """The same method for pictures of this size, channels and number of classes."""
@@ -152,6 +161,8 @@ class GanTask(Adversary):
         self.config = config
         self.generator = Generator(config.generator)
         self.discriminator = Discriminator(config.discriminator)
+        if self.discriminator.head is not None:
+            self.conditioning = Conditioning(config.conditioning, self.discriminator.head.proxies)
         self.nets: dict[str, nn.Module] = {"generator": self.generator, "discriminator": self.discriminator}
         self.frozen: dict[str, nn.Module] = {}
         self.ema: tuple[str, ...] = ("generator",)
@@ -220,8 +231,8 @@ class GanTask(Adversary):
     ) -> Verdict:
         """The discriminator's verdict."""
         discriminator = self.discriminator.forward if twice else self.discriminator
-        logits = discriminator(images, labels, dtype=dtype)
-        return Verdict(logits, logits.new_zeros(len(logits), 0))
+        said = discriminator(images, labels, dtype=dtype)
+        return said if isinstance(said, Verdict) else Verdict(said, said.new_zeros(len(said), 0))
 
     def _path_length_losses(self, step: Step, draw: Draw) -> dict[str, Tensor]:
         config = self.config.path_length
@@ -251,7 +262,8 @@ class GanTask(Adversary):
         """The averaged generator with the discriminator as it is."""
         generator = ema["generator"]
         assert isinstance(generator, Generator)
-        return Model(generator, self.discriminator, {"class_names": list(self.class_names)})
+        judge = self.discriminator if self.discriminator.head is None else Logits(self.discriminator, self.conditioning)
+        return Model(generator, judge, {"class_names": list(self.class_names)})
 
     def state_dict(self) -> dict[str, Tensor]:
         """The running means that regularisers compare with, and where ADA stands."""
