@@ -101,9 +101,39 @@ class Runtime:
         return np.concatenate([one_hot, maps[:, 1:] != 0], axis=1).astype(np.float32)
 
     @property
+    def has_styles(self) -> bool:
+        """Whether there is w, and with it psi, noise, edits and walks."""
+        return "num_ws" in self.facts
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """The names of its classes; empty without labels."""
         return tuple(self.facts["class_names"])
+
+    def run_latents(self, z: Floats, *, labels: Floats | None = None) -> Floats:
+        """Raw pictures, float32 (N, C, H, W), about [-1, 1], of a generator without styles; `labels` are one-hot rows.
+
+        Raises ValueError for other models, and arrays of other shapes.
+        """
+        if self.has_styles or self.is_translator:
+            raise ValueError("this model has styles: use run" if self.has_styles else "this model translates pictures")
+        return self._run(self._latents(z, labels))["images"]
+
+    def _latents(self, z: Floats, labels: Floats | None) -> dict[str, Floats]:
+        """The inputs z and labels, if they have the right shapes."""
+        feeds = {"z": np.asarray(z, np.float32)}
+        wanted = {"z": self.facts["z_dim"]}
+        if self.class_names:
+            feeds["labels"] = np.zeros((len(z), 0), np.float32) if labels is None else np.asarray(labels, np.float32)
+            wanted["labels"] = len(self.class_names)
+        for name, length in wanted.items():
+            if feeds[name].shape != (len(z), length):
+                raise ValueError(f"{name} must have the shape {(len(z), length)}, got {feeds[name].shape}")
+        return feeds
+
+    def _need_styles(self, what: str) -> None:
+        if not self.has_styles:
+            raise ValueError(f"{what} needs a model with styles (w), this one only draws seeds")
 
     def run(
         self,
@@ -119,23 +149,17 @@ class Runtime:
         w = average + psi (mapping(z, labels) - average) + w_shift. `psi` is one number or one for each of the num_ws
         styles; `noise` is the strength of the stored noise maps, 0 for none; `labels` are one-hot rows.
         """
+        self._need_styles("run")
         facts = self.facts
         styles = (facts["num_ws"], facts["w_dim"])
         feeds = {
-            "z": np.asarray(z, np.float32),
+            **self._latents(z, labels),
             "psi": np.broadcast_to(np.asarray(psi, np.float32), styles[:1]).copy(),
             "w_shift": np.zeros((len(z), *styles), np.float32) if w_shift is None else np.asarray(w_shift, np.float32),
             "noise_strength": np.asarray(noise, np.float32),
         }
-        if self.class_names:
-            feeds["labels"] = np.zeros((len(z), 0), np.float32) if labels is None else np.asarray(labels, np.float32)
-        for name, wanted in (
-            ("z", (facts["z_dim"],)),
-            ("w_shift", styles),
-            *([("labels", (len(self.class_names),))] if self.class_names else []),
-        ):
-            if feeds[name].shape != (len(z), *wanted):
-                raise ValueError(f"{name} must have the shape {(len(z), *wanted)}, got {feeds[name].shape}")
+        if feeds["w_shift"].shape != (len(z), *styles):
+            raise ValueError(f"w_shift must have the shape {(len(z), *styles)}, got {feeds['w_shift'].shape}")
         outputs = self._run(feeds)
         return outputs["images"], outputs["w"]
 
@@ -153,10 +177,12 @@ class Runtime:
 
         `psi` below 1 gives tamer, more typical pictures; `cutoff` applies it to the first so many styles only. A model
         with classes and no `classes` given takes the class `seed mod number of classes`. Raises ValueError for no seeds
-        or an unknown class, and for a model that translates pictures.
+        or an unknown class, for a psi other than 1 where there are no styles, and for a model that translates pictures.
         """
         if self.is_translator:
             raise ValueError("this model translates pictures, it draws none from seeds: use translate, in Python")
+        if not self.has_styles:
+            return self._sample_latents(list(seeds), classes, batch, is_plain=psi == 1 and cutoff is None)
         return _joined(to_uint8(images) for images, _ in self._stream(list(seeds), classes, psi, cutoff, noise, batch))
 
     def w(
@@ -169,10 +195,12 @@ class Runtime:
         batch: int = 16,
     ) -> Floats:
         """The style vectors of these seeds, (N, num_ws, w_dim). Costs as much as drawing them."""
+        self._need_styles("w")
         return _joined(w for _, w in self._stream(list(seeds), classes, psi, cutoff, 1.0, batch))
 
     def synthesize(self, w: Floats, *, noise: float = 1.0) -> Pixels:
         """The pictures of these style vectors, uint8 (N, H, W, C); w may come from `w`, mixed or edited at will."""
+        self._need_styles("synthesize")
         wanted = (len(w), self.facts["num_ws"], self.facts["w_dim"])
         if w.shape != wanted:
             raise ValueError(f"w must have the shape {wanted}, got {w.shape}")
@@ -198,12 +226,26 @@ class Runtime:
         """
         if len(seeds) < 2:
             raise ValueError(f"a walk needs at least two seeds, got {len(seeds)}")
+        self._need_styles("walk")
         keys = self.w(seeds, classes=classes, psi=psi)
         steps = np.linspace(0, 1, frames_between + 1, dtype=np.float32)[:-1, None, None]
         ease = steps * steps * (3 - 2 * steps)
         path = np.concatenate([a + ease * (b - a) for a, b in zip(keys, np.roll(keys, -1, axis=0), strict=True)])
         for start in range(0, len(path), batch):
             yield self.synthesize(path[start : start + batch])
+
+    def _sample_latents(
+        self, seeds: list[int], classes: Sequence[int | str] | None, batch: int, *, is_plain: bool
+    ) -> Pixels:
+        if not is_plain:
+            self._need_styles("psi other than 1, or a cutoff,")
+        if not seeds:
+            raise ValueError("at least one seed is needed, got none")
+        z, labels = latents(seeds, self.facts["z_dim"]), self._labels(seeds, classes)
+        parts = [slice(start, start + batch) for start in range(0, len(seeds), batch)]
+        return _joined(
+            to_uint8(self.run_latents(z[part], labels=None if labels is None else labels[part])) for part in parts
+        )
 
     def _stream(
         self,
@@ -402,7 +444,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m frugan.runtime", description="Draw from an exported model.")
     parser.add_argument("model", type=Path, help="model.onnx or model.xml")
     parser.add_argument("--seeds", default="0-15", help="such as 0-15 or 1,5,9-12")
-    parser.add_argument("--psi", type=float, default=0.7, help="below 1 tamer pictures, 1 all the variety")
+    parser.add_argument("--psi", type=float, help="below 1 tamer pictures, 1 all the variety; by default 0.7 or 1")
     parser.add_argument("--noise", type=float, default=1.0, help="strength of the noise, 0 for none")
     parser.add_argument("--classes", help="names or numbers, separated by commas, one for each seed")
     parser.add_argument("--threads", type=int, help="by default all cores")
@@ -412,7 +454,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runtime = Runtime(options.model, threads=options.threads)
         seeds = parse_seeds(options.seeds)
-        images = runtime.sample(seeds, psi=options.psi, noise=options.noise, classes=classes)
+        psi = options.psi if options.psi is not None else 0.7 if runtime.has_styles else 1.0
+        images = runtime.sample(seeds, psi=psi, noise=options.noise, classes=classes)
         options.out.write_bytes(encode_png(grid(images)))
     except (ValueError, OSError) as error:
         print(f"frugan: {error}", file=sys.stderr)

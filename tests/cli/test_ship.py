@@ -78,7 +78,7 @@ def test_export_to_rosinality_comes_back_as_it_was(call, model: str, tmp_path: P
     assert status == 2 and "--overwrite" in said and (tmp_path / "out.pt").read_bytes() == before
 
 
-def test_a_growing_model_costs_less_at_fewer_pixels_and_is_not_exported(call, tmp_path: Path) -> None:
+def test_a_growing_model_costs_less_at_fewer_pixels_and_is_exported_when_grown(call, tmp_path: Path) -> None:
     save(Model(ProGANGenerator(ProGANConfig(resolution=16, channel_max=8, z_dim=4))), tmp_path / "grown")
     found = {}
     for words in ((), ("--resolution", "8")):
@@ -91,5 +91,7 @@ def test_a_growing_model_costs_less_at_fewer_pixels_and_is_not_exported(call, tm
     assert all(small < whole for small, whole in zip(found["--resolution", "8"], found[()], strict=True))
     status, text = call("cost", "grown", "--ratio", "0.5")
     assert status == 2 and "a progan model has no styles" in text
-    status, text = call("export", "grown")
-    assert status == 2 and "only stylegan2 models and translators can be exported, this is a progan model" in text
+    net = ProGANGenerator(ProGANConfig(resolution=16, channel_max=8, z_dim=4))
+    save(Model(net, None, {"stage": {"resolution": 8, "alpha": 0.5}}), tmp_path / "young")
+    status, text = call("export", "young")
+    assert status == 2 and "still growing: at 8 of 16 px, its newest layers at 50%" in text

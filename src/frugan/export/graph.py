@@ -1,9 +1,10 @@
 """From a generator or translator to the bytes of an ONNX graph.
 
-Of a generator: inputs z (N, z_dim), psi (num_ws,), w_shift (N, num_ws, w_dim), noise_strength (), and where there are
-classes labels (N, num_classes); outputs images (N, C, H, W) and w (N, num_ws, w_dim); all float32, any N. Why these:
-docs/decisions/0005-export-inputs.md. Of a translator: input source (N, maps, H, W), output images; any N, and any H and
-W that are multiples, but for label maps, which have the size they were learned at.
+Of a generator with styles: inputs z (N, z_dim), psi (num_ws,), w_shift (N, num_ws, w_dim), noise_strength (), and where
+there are classes labels (N, num_classes); outputs images (N, C, H, W) and w (N, num_ws, w_dim); all float32, any N. Why
+these: docs/decisions/0005-export-inputs.md. Of one without styles: z and labels; images. Of a translator: input source
+(N, maps, H, W), output images; any N, and any H and W that are multiples, but for label maps, which have the size they
+were learned at.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from frugan.models.generator import ImageTranslator
+from frugan.models.generator import ImageGenerator, ImageTranslator
 from frugan.models.spade import SpadeConfig, SpadeTranslator
 from frugan.models.stylegan2 import Generator
 from frugan.runtime import FACTS
@@ -56,6 +57,20 @@ class ExportedGenerator(nn.Module):
         return generator.synthesis(w, noise), w
 
 
+class ExportedArtist(nn.Module):
+    """A generator without styles, fully grown."""
+
+    def __init__(self, generator: ImageGenerator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(
+        self, z: Float[Tensor, "N z_dim"], labels: Float[Tensor, "N num_classes"] | None = None
+    ) -> tuple[Float[Tensor, "N C H W"]]:
+        """(images,)"""
+        return (self.generator.pictures(self.generator.codes(z, labels)),)
+
+
 class ExportedTranslator(nn.Module):
     """The translator as it is drawn from: no subnet, no dropout."""
 
@@ -70,12 +85,14 @@ class ExportedTranslator(nn.Module):
         return (images,)
 
 
-Network = Generator | ImageTranslator
+Network = ImageGenerator | ImageTranslator
 
 
 def exported(net: Network) -> nn.Module:
     """The network with what a request sets as tensors."""
-    return ExportedGenerator(net) if isinstance(net, Generator) else ExportedTranslator(net)
+    if isinstance(net, ImageTranslator):
+        return ExportedTranslator(net)
+    return ExportedGenerator(net) if isinstance(net, Generator) else ExportedArtist(net)
 
 
 def outputs_of(net: Network) -> list[str]:
@@ -103,18 +120,18 @@ def random_source(
 
 
 def inputs_of(generator: Network, batch: int) -> dict[str, Tensor]:
-    """Inputs of the right shapes, by name and in order: random z and classes, psi 1, no shift, full noise; or a random
-    source.
+    """Inputs of the right shapes, by name and in order: random z and classes, and where there are styles psi 1, no
+    shift, full noise; or a random source.
     """
     if isinstance(generator, ImageTranslator):
         return {"source": random_source(generator, batch)}
     config = generator.config
-    inputs = {
-        "z": torch.randn(batch, config.z_dim),
-        "psi": torch.ones(config.num_ws),
-        "w_shift": torch.zeros(batch, config.num_ws, config.w_dim),
-        "noise_strength": torch.ones(()),
-    }
+    inputs = {"z": torch.randn(batch, config.z_dim)}
+    if isinstance(generator, Generator):
+        styles = generator.config
+        inputs["psi"] = torch.ones(styles.num_ws)
+        inputs["w_shift"] = torch.zeros(batch, styles.num_ws, styles.w_dim)
+        inputs["noise_strength"] = torch.ones(())
     if config.num_classes:
         inputs["labels"] = torch.eye(config.num_classes)[torch.arange(batch) % config.num_classes]
     return inputs

@@ -21,7 +21,7 @@ from frugan.data.write import explained
 from frugan.export.graph import Network, exported, fixed_size, inputs_of, random_source, to_onnx
 from frugan.metrics.measure import Latency, Memory, latencies, peak_memory
 from frugan.model import Model
-from frugan.models.generator import ImageTranslator
+from frugan.models.generator import ImageGenerator, ImageTranslator
 from frugan.models.spade import SpadeConfig
 from frugan.models.stylegan2 import Generator
 from frugan.runtime import FACTS, Runtime, drawing
@@ -111,7 +111,7 @@ def export(
     tell = progress or (lambda _: None)
     if precision == "bf16" and to == "onnx":
         raise ExportError("bf16 needs --to openvino; onnxruntime computes in float32 on a CPU, so take fp32 or fp16")
-    generator: Network = model.translator if model.is_translator else _styled(model)
+    generator: Network = model.translator if model.is_translator else _grown(model)
     _check_place(folder, overwrite)
     facts = _facts(model, to, precision)
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.part")
@@ -146,10 +146,14 @@ def export(
     )
 
 
-def _styled(model: Model) -> Generator:
-    if not model.has_styles:
-        raise ExportError(f"only stylegan2 models and translators can be exported, this is a {model.family} model")
-    return model.styles
+def _grown(model: Model) -> ImageGenerator:
+    if not model.is_grown:
+        stage = model.info["stage"]
+        raise ExportError(
+            f"this generator is still growing: at {stage['resolution']} of {model.resolution} px, its newest layers at "
+            f"{stage['alpha']:.0%}; train it on, then export it"
+        )
+    return model.artist
 
 
 def _check_place(folder: Path, overwrite: bool) -> None:
@@ -218,8 +222,9 @@ def _images(channels: int, height: int | str, width: int | str) -> dict[str, Any
 
 
 def _facts_of_generator(model: Model) -> dict[str, Any]:
-    config = model.styles.config
-    inputs = {
+    net = model.artist
+    config = net.config
+    meanings = {
         "z": "latent codes: rows of normal random numbers",
         "psi": "truncation of each style: 1 none, 0 gives the average",
         "w_shift": "added to w: edits; 0 for none",
@@ -228,28 +233,27 @@ def _facts_of_generator(model: Model) -> dict[str, Any]:
     }
     shapes: dict[str, list[int | str]] = {
         name: ["N", *tensor.shape[1:]] if tensor.ndim > 1 else list(tensor.shape)
-        for name, tensor in inputs_of(model.styles, 1).items()
+        for name, tensor in inputs_of(net, 1).items()
     }
-    return {
+    facts: dict[str, Any] = {
         "resolution": config.resolution,
         "channels": config.channels,
         "z_dim": config.z_dim,
-        "w_dim": config.w_dim,
-        "num_ws": config.num_ws,
         "inputs": [
-            {"name": name, "shape": shape, "dtype": "float32", "meaning": inputs[name]}
+            {"name": name, "shape": shape, "dtype": "float32", "meaning": meanings[name]}
             for name, shape in shapes.items()
         ],
-        "outputs": [
-            _images(config.channels, config.resolution, config.resolution),
-            {
-                "name": "w",
-                "shape": ["N", config.num_ws, config.w_dim],
-                "dtype": "float32",
-                "meaning": "the styles that were drawn: average + psi (mapping(z) - average) + w_shift",
-            },
-        ],
+        "outputs": [_images(config.channels, config.resolution, config.resolution)],
     }
+    if isinstance(net, Generator):
+        styles = {
+            "name": "w",
+            "shape": ["N", net.config.num_ws, net.config.w_dim],
+            "dtype": "float32",
+            "meaning": "the styles that were drawn: average + psi (mapping(z) - average) + w_shift",
+        }
+        facts |= {"w_dim": net.config.w_dim, "num_ws": net.config.num_ws, "outputs": [*facts["outputs"], styles]}
+    return facts
 
 
 def _write(generator: Network, folder: Path, facts: dict[str, Any], to: Target, precision: Precision) -> None:
@@ -281,8 +285,8 @@ def _is_installed(package: str) -> bool:
 
 
 def _cases(generator: Network) -> list[dict[str, Tensor]]:
-    """Inputs to compare on: random sources of two sizes and batches; or for a generator batch sizes 1 and 4, psi 1 and
-    0.7, no noise, z of zeros, psi by style, shifted w.
+    """Inputs to compare on: random sources of two sizes and batches; or for a generator batch sizes 1 and 4, random z
+    and zeros, and where there are styles psi 1 and 0.7, no noise, psi by style, shifted w.
     """
     if isinstance(generator, ImageTranslator):
         step = generator.config.multiple
@@ -290,22 +294,23 @@ def _cases(generator: Network) -> list[dict[str, Tensor]]:
         sizes = ((large, large), (max(step, 16), large + step))
         return [{"source": random_source(generator, batch, size, batch)} for batch in (1, 2) for size in sizes]
     draw = torch.Generator().manual_seed(0)
-    num_ws = generator.config.num_ws
     cases = []
     for batch in (1, 4):
         inputs = inputs_of(generator, batch)
-        for change in (
-            {},
-            {"psi": torch.full((num_ws,), 0.7)},
-            {"noise_strength": torch.zeros(())},
-            {"z": torch.zeros(batch, generator.config.z_dim)},
-            {
-                "psi": torch.linspace(0, 1, num_ws),
-                "w_shift": torch.randn(inputs["w_shift"].shape, generator=draw) * 0.2,
-            },
-        ):
-            cases.append({**inputs, "z": torch.randn(inputs["z"].shape, generator=draw), **change})
+        changes: list[dict[str, Tensor]] = [{}, {"z": torch.zeros(batch, generator.config.z_dim)}]
+        if isinstance(generator, Generator):
+            changes += _changes_of_styles(inputs, generator.config.num_ws, draw)
+        cases += [{**inputs, "z": torch.randn(inputs["z"].shape, generator=draw), **change} for change in changes]
     return cases
+
+
+def _changes_of_styles(inputs: dict[str, Tensor], num_ws: int, draw: torch.Generator) -> list[dict[str, Tensor]]:
+    shift = torch.randn(inputs["w_shift"].shape, generator=draw) * 0.2
+    return [
+        {"psi": torch.full((num_ws,), 0.7)},
+        {"noise_strength": torch.zeros(())},
+        {"psi": torch.linspace(0, 1, num_ws), "w_shift": shift},
+    ]
 
 
 def verify(generator: Network, runtime: Runtime, precision: Precision) -> Verification:
@@ -341,6 +346,8 @@ def _run(runtime: Runtime, case: dict[str, Tensor]) -> tuple[np.ndarray, ...]:
     arrays = {name: tensor.numpy() for name, tensor in case.items()}
     if "source" in arrays:
         return (runtime.run_source(arrays["source"]),)
+    if not runtime.has_styles:
+        return (runtime.run_latents(arrays["z"], labels=arrays.get("labels")),)
     return runtime.run(
         arrays["z"],
         labels=arrays.get("labels"),
