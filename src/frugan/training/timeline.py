@@ -35,7 +35,7 @@ def _levels(history: History) -> Series | None:
 
 
 def _is_size(value: float) -> bool:
-    return value == 2 ** round(math.log2(max(value, 1)))
+    return math.log2(value).is_integer()
 
 
 def told(level: float) -> str:
