@@ -67,10 +67,13 @@ def loss_of(ours: bool, count: int, dim: int) -> Callable[[], None]:
     return run
 
 
-def memory(rows: list[record.Row]) -> None:
+def memory(rows: list[record.Row], largest: bool) -> None:
     """D2D-CE forward and backward: megabytes beside what was there before, and milliseconds."""
+    # The new process that measures imports this module by its name, which is another one here.
+    from benchmarks.conditional import loss_of
+
     for count, dim in ((128, 512), (256, 2048), (512, 2048)):
-        for ours in (True, False):
+        for ours in (True, False) if largest or count * dim < 2**20 else (True,):
             found = peak_memory(loss_of, ours, count, dim)
             run, times = loss_of(ours, count, dim), []
             for _ in range(5 if ours or count * dim < 2**18 else 1):
@@ -167,6 +170,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--largest", action="store_true", help="the textbook's 12 GB too")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--no-record", action="store_true")
     args = parser.parse_args()
@@ -175,7 +179,7 @@ def main() -> None:
     precisions: tuple[Precision, ...] = ("fp32", "bf16") if args.bf16 else ("fp32",)
     iterations(args.width, args.batch, args.rounds, rows, precisions)
     if not args.no_memory:
-        memory(rows)
+        memory(rows, args.largest)
     if not args.no_record:
         record.append(rows)
 
