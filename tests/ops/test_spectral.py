@@ -15,6 +15,7 @@ from frugan.ops.spectral import (
     iterate_together,
     power_iterate,
     settle,
+    settle_exactly,
 )
 
 
@@ -154,3 +155,13 @@ def test_the_least_length():
 def test_networks_without_numbers_are_left_alone():
     with torch.device("meta"):
         power_iterate(SpectralLinear(3, 2))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(7, 5), (5, 7)])
+@torch.no_grad()
+def test_exact_vectors(rows, columns):
+    layer = SpectralLinear(columns, rows)
+    layer.u.mul_(3)  # as an average's, of another length
+    settle_exactly(layer)
+    assert float(torch.linalg.matrix_norm(layer.kernel(), 2)) == pytest.approx(1, abs=1e-6)
+    assert float(layer.u.norm()) == pytest.approx(1) and float(layer.v.norm()) == pytest.approx(1)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from frugan import models
 from frugan.interop.imported import build_network
-from frugan.interop.studiogan import from_authors, settle_fully
+from frugan.interop.studiogan import from_authors
 from frugan.models.heads import ClassifierHead, EmbeddingHead, InfoCodes, adc_labels
 from frugan.ops.normalize import Pooling
 from frugan.ops.spectral import (
@@ -19,6 +19,7 @@ from frugan.ops.spectral import (
     SpectralLinear,
     SpectralTransposedConvolution,
     power_iterate,
+    settle_exactly,
 )
 
 FOLDER = "studiogan"
@@ -125,7 +126,7 @@ def test_spectral_vectors_on_the_way_to_their_limit(fixtures_dir, name):
     noise, codes = meta["float32_vs_float64_max_abs_diff_out"], codes_of(net, data["z"], labels_of(data))
     power_iterate(net)
     close(net.draw(codes), data["out_after_one_power_iteration"], noise)
-    settle_fully(net)
+    settle_exactly(net)
     close(net.draw(codes), data["out_converged_sn"], noise)
     close(net.fold_spectral().draw(codes), data["out_converged_sn"], noise)
 
@@ -136,7 +137,7 @@ def test_an_averaged_generator(fixtures_dir):
     assert abs(float(net.start.u.norm()) - 1) > 1e-3  # averages of unit vectors
     codes = codes_of(net, data["z"], labels_of(data))
     close(net.draw(codes), data["out"], 1e-6)
-    settle_fully(net)
+    settle_exactly(net)
     close(net.draw(codes), data["out_converged_sn"], 1e-6)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from frugan.interop.imported import Foreign, ImportProblem, build_network
@@ -34,7 +33,7 @@ from frugan.models.heads import (
     ProjectionHead,
 )
 from frugan.models.ladder import Blocks
-from frugan.ops.spectral import Spectral, power_iterate
+from frugan.ops.spectral import settle_exactly
 
 Content = Mapping[str, Any]
 State = dict[str, Tensor]
@@ -47,7 +46,6 @@ LICENCE = (
 )
 _PARALLEL = "module."
 _UNUSED = "num_batches_tracked"
-_MOST_ITERATIONS, _AT_ONCE, _SETTLED = 2000, 50, 1e-7
 _EARLY_EMBEDDING = ("linear3.weight", "linear3.weight_orig")
 _STATISTICS = (
     "pictures use the statistics of batches that training kept; the published scores used standing statistics, taken "
@@ -471,24 +469,6 @@ def _rename(state: State, theirs: dict[str, str], there: str, here: str) -> None
         state[new], theirs[new] = state.pop(name), theirs.pop(name)
 
 
-def settle_fully(network: torch.nn.Module) -> None:
-    """Power iterations until no spectral norm moves any more; an averaged network's vectors are neither unit nor true.
-
-    StudioGAN lets its own iterate while it draws, so that its first pictures and its last ones differ.
-    """
-    layers = [module for module in network.modules() if isinstance(module, Spectral)]
-    if not layers:
-        return
-    before = torch.zeros(len(layers))
-    with torch.no_grad():
-        for _ in range(_MOST_ITERATIONS // _AT_ONCE):
-            power_iterate(network, _AT_ONCE)
-            now = torch.stack([(layer.u @ layer.matrix()) @ layer.v for layer in layers])
-            if ((now - before).abs() <= _SETTLED * now.abs()).all():
-                return
-            before = now
-
-
 def read(files: Sequence[tuple[str, Content]]) -> Foreign:
     """The networks in these files, each (name, content): a generator, and the discriminator that fits it.
 
@@ -507,7 +487,8 @@ def read(files: Sequence[tuple[str, Content]]) -> Foreign:
     net = build_network(told.config, told.state, told.theirs, name)
     if not isinstance(net, BigGANGenerator):
         raise ImportProblem(f"{name} holds no generator")
-    settle_fully(net)
+    # StudioGAN lets its power iterations run on while it draws, from the average of vectors that its files have.
+    settle_exactly(net)
     left = [other for other, _ in (*others, *judges) if judge is None or other != judge[0]]
     notes = [*told.notes, *([f"{', '.join(left)} was left out"] if left else [])]
     discriminator, more = _judge(judge, net.config)

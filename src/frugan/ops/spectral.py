@@ -159,6 +159,20 @@ def settle(network: nn.Module, count: int = _FIRST_ITERATIONS) -> None:
     power_iterate(network, count)
 
 
+@torch.no_grad()
+def settle_exactly(network: nn.Module) -> None:
+    """Make u and v the first singular vectors of each weight, for averaged weights: their vectors are averages, too."""
+    for layer in network.modules():
+        if isinstance(layer, Spectral):
+            matrix = layer.matrix().double()
+            is_wide = matrix.shape[0] <= matrix.shape[1]
+            gram = matrix @ matrix.t() if is_wide else matrix.t() @ matrix
+            vector = torch.linalg.eigh(gram).eigenvectors[:, -1]
+            other = F.normalize(matrix.t() @ vector if is_wide else matrix @ vector, dim=0, eps=layer.eps)
+            layer.u.copy_(vector if is_wide else other)
+            layer.v.copy_(other if is_wide else vector)
+
+
 def folded_state(network: nn.Module) -> dict[str, Tensor]:
     """The state of the same network with plain layers that run with the very same weights."""
     state = cast(dict[str, Tensor], network.state_dict())
