@@ -19,6 +19,7 @@ import frugan
 from frugan.checkpoint import replace_file
 from frugan.config import to_dict
 from frugan.data import Dataset, write
+from frugan.data.write import Picture
 from frugan.model import Model, load
 from frugan.training.recipe import Recipe, TrainingConfig
 from frugan.training.run import Start, train
@@ -30,6 +31,8 @@ Measures = dict[str, float]
 Over = Literal["images_seen", "seconds"]
 Sums = dict[str, tuple[float, float]]
 """Images and processor seconds, by the stage of growing."""
+ERROR = ", standard error"
+"""How the name of a measure goes on that is the standard error of another, over pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,11 +75,31 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A sheet of pictures: what `draw` makes of each arm's last model, of the first seed, and words that explain it."""
+
+    draw: Callable[[Mapping[str, Model], Size], Picture]
+    text: str
+
+
+def samples_side_by_side(models: Mapping[str, Model], size: Size) -> Picture:
+    """The pictures of the first seeds, a row for each arm."""
+    return write.labelled_grid([(arm, model.sample(range(12))) for arm, model in models.items()])
+
+
+SAMPLES = Sheet(
+    draw=samples_side_by_side,
+    text="One row per arm, the same seeds in every row (psi 1, averaged weights, the last checkpoint):",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Claim:
     """One claim. `trials` and `measure` are given the size; `protocol` says in words how the measures were made.
 
-    `measure` sees the model of a checkpoint and its trial. `aside` measures once what belongs to no training.
-    `shown`: how the names of the measures begin that are plotted. Arms are compared and plotted `over` images or time.
+    `measure` sees the model of a checkpoint and its trial. `aside` measures once what belongs to no training; what is
+    named like a measure and " of ..." is a line across its plot. `shown`: how the names of the measures begin that are
+    plotted. Arms are compared and plotted `over` images or time.
     """
 
     name: str
@@ -89,6 +112,7 @@ class Claim:
     protocol: Callable[[Size], str]
     aside: Callable[[Size], Measures] | None = None
     over: Over = "images_seen"
+    sheet: Sheet = SAMPLES
 
 
 def run_claim(claim: Claim, size: Size, work: Path, results: Path, say: Say) -> Finding:
@@ -303,15 +327,16 @@ def _write(
 ) -> None:
     results.mkdir(parents=True, exist_ok=True)
     stem = claim.name if size == "cpu" else f"{claim.name}-{size}"
-    _plot(claim, rows, results / f"{stem}.png")
-    _sheet(trials, work / claim.name / size, results / f"{stem}-samples.png")
+    _plot(claim, rows, aside, results / f"{stem}.png")
+    models = _last_models(trials, work / claim.name / size)
+    write.save_png(results / f"{stem}-samples.png", claim.sheet.draw(models, size))
     seeds = sorted({trial.seed for trial in trials})
     machine = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     page = (
         f"# {claim.question}\n\n*Source*: {claim.source}\n\n"
         f"**Verdict ({size}): {finding.verdict}.** {finding.text}\n\n"
         f"![curves]({stem}.png)\n\n{_table(claim, rows)}\n\n{_aside_table(aside)}"
-        f"One row per arm, the same seeds in every row (psi 1, averaged weights, the last checkpoint):\n\n"
+        f"{claim.sheet.text}\n\n"
         f"![samples]({stem}-samples.png)\n\n"
         f"## Protocol\n\n{claim.protocol(size)}\n\n{_pace_table(paces) if claim.over == 'seconds' else ''}"
         f"- {len(trials)} trainings, seeds {', '.join(map(str, seeds))}, {seconds / 60:.0f} minutes of training\n"
@@ -333,17 +358,19 @@ def _write(
 
 
 def _table(claim: Claim, rows: Sequence[Row]) -> str:
-    names = list(rows[0].measures)
+    names = [name for name in rows[0].measures if not name.endswith(ERROR)]
     lines = ["| arm | seeds | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
     for arm in arms(rows):
         cells = []
         for name in names:
             values = at_end(rows, arm, name, claim.over)
-            spread = f" ± {deviation(values):.2g}" if len(values) > 1 else ""
-            cells.append(f"{mean(values):.4g}{spread}")
+            errors = at_end(rows, arm, name + ERROR, claim.over) if name + ERROR in rows[0].measures else [0.0]
+            spread = deviation(values) or errors[0]
+            cells.append(f"{mean(values):.4g}" + (f" ± {spread:.2g}" if spread else ""))
         lines.append(f"| {arm} | {len(at_end(rows, arm, names[0], claim.over))} | " + " | ".join(cells) + " |")
+    alone = ", with one seed the standard error over pictures" if len(names) < len(rows[0].measures) else ""
     after = "number of images" if claim.over == "images_seen" else "processor time, to within a snapshot"
-    return "\n".join(lines) + f"\n\nAfter the same {after}; ± is the standard deviation over seeds."
+    return "\n".join(lines) + f"\n\nAfter the same {after}; ± is the standard deviation over seeds{alone}."
 
 
 def _aside_table(aside: Measures) -> str:
@@ -351,7 +378,11 @@ def _aside_table(aside: Measures) -> str:
         return ""
     return (
         "| measured aside | |\n|---|---|\n"
-        + "".join(f"| {name} | {value:.4g} |\n" for name, value in aside.items())
+        + "".join(
+            f"| {name} | {value:.4g}{f' ± {aside[name + ERROR]:.2g}' if name + ERROR in aside else ''} |\n"
+            for name, value in aside.items()
+            if not name.endswith(ERROR)
+        )
         + "\n"
     )
 
@@ -363,7 +394,7 @@ def _pace_table(paces: Mapping[str, Sums]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def _plot(claim: Claim, rows: Sequence[Row], path: Path) -> None:
+def _plot(claim: Claim, rows: Sequence[Row], aside: Measures, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -380,6 +411,10 @@ def _plot(claim: Claim, rows: Sequence[Row], path: Path) -> None:
             low, high = [min(group) for group in groups], [max(group) for group in groups]
             axis.plot(points, [mean(group) for group in groups], marker="o", color=f"C{color}", label=arm)
             axis.fill_between(points, low, high, color=f"C{color}", alpha=0.15)
+        lines = [known for known in aside if known.startswith(f"{name} of ") and not known.endswith(ERROR)]
+        for number, known in enumerate(lines):
+            style = {"color": "0.4", "linestyle": ("--", ":", "-.")[number % 3]}
+            axis.axhline(aside[known], label=known.removeprefix(f"{name} of "), **style)
         axis.set(xlabel=label, ylabel=name)
         axis.grid(alpha=0.3)
     axes[0][-1].legend(fontsize=8)
@@ -388,13 +423,8 @@ def _plot(claim: Claim, rows: Sequence[Row], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _sheet(trials: Sequence[Trial], folder: Path, path: Path, count: int = 12) -> None:
-    """The last pictures of the first seed of every arm, side by side."""
+def _last_models(trials: Sequence[Trial], folder: Path) -> dict[str, Model]:
+    """The last model of the first seed of every arm."""
     first = {trial.arm: trial for trial in reversed(trials)}
-    rows = [(arm, _last_samples(folder / first[arm].name, count)) for arm in dict.fromkeys(t.arm for t in trials)]
-    write.save_png(path, write.labelled_grid(rows))
-
-
-def _last_samples(run: Path, count: int) -> torch.Tensor:
-    newest = sorted((run / "checkpoints").iterdir())[-1]
-    return load(newest).sample(range(count))
+    arms_in_order = dict.fromkeys(trial.arm for trial in trials)
+    return {arm: load(sorted((folder / first[arm].name / "checkpoints").iterdir())[-1]) for arm in arms_in_order}

@@ -7,19 +7,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from claims.harness import Measures, Size
-from frugan.data import DataConfig, Dataset, open_source, prepare
+from claims.harness import ERROR, Measures, Size
+from frugan.data import DataConfig, Dataset, from_arrays, open_source, prepare, prepare_streams
 from frugan.data.dataset import split
 from frugan.data.demo import demo_base, open_demo
 from frugan.evaluation.pictures import BATCH, Pictures
 from frugan.evaluation.pixels import PixelScores
 from frugan.features import as_rgb, open_extractor
-from frugan.metrics.distribution import kid_exact
+from frugan.metrics.distribution import Estimate, kid_exact
 from frugan.metrics.multiscale import PyramidConfig, pixel_features
-from frugan.metrics.neighbours import memorisation
+from frugan.metrics.neighbours import memorisation, nearest
+from frugan.metrics.paired import feature_distances, mean_of, pixel_distances
 from frugan.model import Model
 from frugan.recipes import stylegan2
-from frugan.training.recipe import EmaConfig, Recipe
+from frugan.training.recipe import EmaConfig, Recipe, tiny
+from frugan.training.run import fit
 
 _BATCH = 50
 FASHION = Path("runs/sets/fashion-mnist")
@@ -136,3 +138,75 @@ def pixel_scores(reference: Dataset, count: int) -> PixelScores:
 def as_pictures(images: Tensor) -> Pictures:
     """Pictures that are at hand, as scores take them."""
     return Pictures(lambda: iter(images.split(BATCH)), len(images), None)
+
+
+# ---- translations ----------------------------------------------------------------------------------------------------
+
+
+def translation(
+    recipe: Recipe, place: Path, size: Size, test_side: int
+) -> tuple[dict[str, Dataset], dict[str, Dataset]]:
+    """The two sides of a set to learn from, and those of its test part, whole pictures at `test_side` pixels.
+
+    At the smoke size emoji at 16 px in grey and in colour. Raises FileNotFoundError where the set has not been built.
+    """
+    if size == "smoke":
+        return _grey_and_colour()
+    if not place.is_dir():
+        raise FileNotFoundError(f"{place} is missing: make it by `frugan data build`, see the protocol")
+    whole = {
+        name: dataclasses.replace(config, part="test", resolution=test_side, crop=None)
+        for name, config in recipe.data.items()
+    }
+    return prepare_streams(place, recipe.data), prepare_streams(place, whole)
+
+
+def _grey_and_colour() -> tuple[dict[str, Dataset], dict[str, Dataset]]:
+    colour = prepare(open_demo("emoji"), DataConfig(resolution=16, labels="none")).images[:48]
+    grey = colour.mean(axis=1, keepdims=True).astype(colour.dtype).repeat(3, axis=1)
+    sides = {"source": from_arrays(grey, flip=False), "target": from_arrays(colour, flip=False)}
+    return tuple({name: side.take(rows) for name, side in sides.items()} for rows in (range(32), range(32, 48)))  # type: ignore[return-value]
+
+
+def lasting(recipe: Recipe, data: dict[str, Dataset], size: Size, images: int, snapshot_images: int) -> Recipe:
+    """The recipe for these pictures and so many images, its learning rate falling at the same shares of them."""
+    fitted = fit(tiny(recipe) if size == "smoke" else recipe, data)
+    if size == "smoke":
+        return snapshots(fitted, 0, fitted.training.total_images, fitted.training.snapshot_images)
+    training = dataclasses.replace(fitted.training.lasting(images), score_images=200, checkpoint_seconds=1e9)
+    return snapshots(dataclasses.replace(fitted, training=training), 0, images, snapshot_images)
+
+
+def paired_scores(made: Tensor, wanted: Tensor, size: Size) -> Measures:
+    """How near pictures come to those that should have come out: features, pixels, KID (times 1000), with errors.
+
+    And the share whose nearest picture among all that are wanted, by features, is its own.
+    """
+    name, ours, theirs = feature_name(size), features(made, size), features(wanted, size)
+    kid = kid_exact(ours, theirs)
+    own = nearest(ours, theirs)[1][:, 0] == torch.arange(len(ours))
+    return {
+        **_with_error(f"paired {name} distance", mean_of(feature_distances(ours, theirs))),
+        **_with_error(f"KID-{name} x1000", Estimate(value=1000 * kid.value, spread=1000 * kid.spread)),
+        **_with_error("paired L1", mean_of(pixel_distances(made, wanted))),
+        **_with_error("nearest is its own, %", mean_of(100 * own.double())),
+    }
+
+
+def _with_error(name: str, found: Estimate) -> Measures:
+    return {name: found.value, name + ERROR: found.spread}
+
+
+def of_baseline(found: Measures, baseline: str) -> Measures:
+    """Measures of something that no training made, named after it."""
+    return {
+        f"{name.removesuffix(ERROR)} of {baseline}{ERROR if name.endswith(ERROR) else ''}": value
+        for name, value in found.items()
+    }
+
+
+def clearly_below(found: Measures, aside: Measures, name: str, baseline: str) -> bool:
+    """Whether a measure is below the baseline's by more than two standard errors of the difference."""
+    other = f"{name} of {baseline}"
+    error = (found[name + ERROR] ** 2 + aside[other + ERROR] ** 2) ** 0.5
+    return found[name] < aside[other] - 2 * error

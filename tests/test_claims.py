@@ -5,12 +5,14 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("matplotlib", reason="the claims draw their curves with matplotlib, which is not installed")
 
 from claims import growing, progan_parts, stacked
 from claims.__main__ import CLAIMS
-from claims.harness import Row, _seconds, _Watch, at_end, best, run_claim, within
+from claims.harness import ERROR, Row, _aside_table, _seconds, _table, _Watch, at_end, best, run_claim, within
+from claims.measures import clearly_below, of_baseline, paired_scores
 
 
 @pytest.mark.slow
@@ -101,3 +103,25 @@ def test_stacked_digits_are_read_back_mode_by_mode() -> None:
     assert 800 < found["modes"] <= 1000 and 0 < found["KL of modes"] < 0.5
     one = stacked.recovered(reals.batch([7] * 100))
     assert one["modes"] == 1 and one["KL of modes"] == pytest.approx(math.log(1000))
+
+
+def test_errors_over_pictures_stand_behind_their_values() -> None:
+    found = {"x": 4.0, f"x{ERROR}": 0.25}
+    one = [Row(arm="a", seed=0, images_seen=10, measures=found)]
+    assert "| arm | seeds | x |" in _table(growing.CLAIM, one) and "| a | 1 | 4 ± 0.25 |" in _table(growing.CLAIM, one)
+    assert "standard error over pictures" in _table(growing.CLAIM, one)
+    two = [*one, Row(arm="a", seed=1, images_seen=10, measures={"x": 6.0, f"x{ERROR}": 0.25})]
+    assert "| a | 2 | 5 ± 1.4 |" in _table(growing.CLAIM, two)
+    aside = of_baseline(found, "nothing done")
+    assert "| x of nothing done | 4 ± 0.25 |" in _aside_table(aside) and ERROR not in _aside_table(aside)
+    assert not clearly_below({"x": 3.4, f"x{ERROR}": 0.25}, aside, "x", "nothing done")
+    assert clearly_below({"x": 3.2, f"x{ERROR}": 0.25}, aside, "x", "nothing done")
+
+
+def test_pictures_are_held_against_those_that_should_have_come_out() -> None:
+    wanted = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    same = paired_scores(wanted, wanted, "smoke")
+    assert same["paired L1"] == same["paired pixels distance"] == 0 and same["nearest is its own, %"] == 100
+    others = paired_scores(wanted.roll(1, dims=0), wanted, "smoke")
+    assert others["nearest is its own, %"] == 0 and others["paired L1"] > 0.2 and others[f"paired L1{ERROR}"] > 0
+    assert others["KID-pixels x1000"] == pytest.approx(same["KID-pixels x1000"])
