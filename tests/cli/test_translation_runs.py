@@ -4,8 +4,11 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
-from frugan.cli.train import Wishes, _of_parent, _wished_again
+from frugan.cli.tell import Teller
+from frugan.cli.train import Wishes, _of_parent, _wished, _wished_again
+from frugan.data import write
 from frugan.model import Model
 from frugan.models.patchgan import PatchDiscriminator
 from frugan.models.translator import ResnetTranslator
@@ -40,3 +43,32 @@ def test_the_length_asked_for_stretches_the_rate() -> None:
     training = RECIPES["pix2pix"]().training.lasting(1000)
     assert training.lr is not None and (training.lr.at(500), training.lr.at(750)) == (1.0, 0.5)
     assert dataclasses.replace(training, lr=None).lasting(10).total_images == 10
+
+
+@pytest.mark.parametrize(
+    ("folders", "recipe"),
+    [
+        (("source", "target"), "pix2pix-small"),
+        (("trainA", "trainB"), "cyclegan-small"),
+        (("labels", "images"), "gaugan-small"),
+        (("cats", "dogs"), "small"),
+    ],
+)
+def test_a_set_tells_which_recipe_it_is_for(folders: tuple[str, str], recipe: str, tmp_path: Path) -> None:
+    """By its folders; for no set of pairs, domains or maps a generator of pictures."""
+    for place, folder in enumerate(folders):
+        for number in range(12):
+            name = f"{folder if folder.startswith('train') else ''}{number}.png"
+            picture = torch.full((3 if folder != "labels" else 1, 64, 64), number % 3 + place, dtype=torch.uint8)
+            write.save_png(tmp_path / folder / name, picture)
+    chosen = _wished(str(tmp_path), Wishes(), torch.device("cpu"), Teller())
+    assert chosen.name == recipe
+    assert all(config.fed_resolution == 64 for config in chosen.data.values())
+    assert chosen.reasons[0].startswith(recipe.removesuffix("-small")) or recipe == "small"
+
+
+def test_pairs_do_not_go_on_from_a_generator_of_pictures(tmp_path: Path) -> None:
+    for folder in ("source", "target"):
+        write.save_png(tmp_path / folder / "0.png", torch.zeros(3, 64, 64, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="'pix2pix-small' trains other networks than the stylegan2 model given"):
+        _wished(str(tmp_path), Wishes(parent="demo"), torch.device("cpu"), Teller())

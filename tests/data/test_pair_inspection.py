@@ -73,7 +73,7 @@ def test_two_domains(tmp_path: Path, picture: Draw) -> None:
     found = look(tmp_path)
     assert found.layout == "two domains" and not found.is_paired and found.likeness is None
     advice = recommend_pairs(found)
-    assert (advice.recipe, advice.resolution) == ("cyclegan", 256)
+    assert (advice.recipe, advice.resolution, advice.pictures) == ("cyclegan", 256, 3)
     assert any("few" in reason for reason in advice.reasons)
     assert found.contact_sheet().shape[0] == 3
 
@@ -88,7 +88,7 @@ def test_label_maps(tmp_path: Path, picture: Draw) -> None:
     assert found.source.unknown == (("2", "512 pixels of the label number 2"),)
     assert "unknown        1" in found.text() and "instances      none" in found.text()
     advice = recommend_pairs(found)
-    assert advice.recipe == "gaugan"
+    assert advice.recipe == "gaugan" and not advice.edges
     told = "\n".join(advice.reasons)
     assert "1 label maps have unknown labels" in told and "edges=false" in told and "aspect=2.00" in told
     blue = found.source.thumbs[0][:, 48, 48]

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import frugan
-from frugan.data import Recommendation
+from frugan.data import PairAdvice, Recommendation
 from frugan.recipes import RECIPES, auto
+from frugan.training.recipe import tiny
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda")
 ADVICE = Recommendation(
@@ -84,3 +85,43 @@ def test_automatic_rules_are_the_papers() -> None:
         recipe = RECIPES["stylegan2-auto"](resolution)
         assert recipe.training.batch == batch
         assert recipe.task.r1 is not None and recipe.task.r1.gamma == pytest.approx(gamma)
+
+
+PAIRS = PairAdvice(
+    recipe="pix2pix", resolution=256, edges=False, pictures=100, reasons=("pix2pix: pairs", "256 px: large", "few")
+)
+
+
+def test_sets_for_translation_get_the_papers_networks_or_small_ones() -> None:
+    small = auto.choose_translator(PAIRS, CPU)
+    assert small.name == "pix2pix-small" and small.data["source"].fed_resolution == 128
+    assert small.reasons == (
+        "pix2pix: pairs",
+        "128 px: the pictures allow 256, but more than 128 takes too long on a CPU",
+        "small networks: the device is a CPU",
+        "few",
+    )
+    full = auto.choose_translator(PAIRS, CARD)
+    assert full.name == "pix2pix" and full.data["target"].fed_resolution == 256 and "256 px: large" in full.reasons
+    little = auto.choose_translator(dataclasses.replace(PAIRS, recipe="cyclegan", resolution=64), CARD)
+    assert little.name == "cyclegan" and little.data["source"].fed_resolution == 64
+    asked = auto.choose_translator(PAIRS, CPU, resolution=64)
+    assert asked.data["source"].fed_resolution == 64 and "64 px: as asked" in asked.reasons
+
+
+@pytest.mark.parametrize("edges", [False, True])
+def test_label_maps_show_edges_where_there_are_instances(edges: bool) -> None:
+    recipe = auto.choose_translator(dataclasses.replace(PAIRS, recipe="gaugan", edges=edges), CPU)
+    assert recipe.name == "gaugan-small" and recipe.data["source"].edges == edges
+    assert 0.1 < auto.measure_speed(tiny(recipe), CPU, iterations=1) < 1e5
+
+
+def test_time_decides_the_length_of_translators(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0.1 < auto.measure_speed(tiny(auto.choose_translator(PAIRS, CPU), resolution=32), CPU, iterations=1) < 1e5
+    monkeypatch.setattr(auto, "measure_speed", lambda recipe, device: 1.0)
+    recipe = auto.choose_translator(PAIRS, CPU, budget_seconds=400.0)
+    training = recipe.training
+    assert training.total_images == 360 and training.epochs is None and training.lr is not None
+    assert (training.lr.at(180), training.lr.at(360)) == (1.0, 0.0)
+    assert "that is 3.6 epochs, the recipe has 10: expect coarser pictures" in recipe.reasons
+    assert not any("epochs" in reason for reason in auto.choose_translator(PAIRS, CPU, budget_seconds=4e3).reasons)

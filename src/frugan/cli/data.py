@@ -34,6 +34,8 @@ def inspect(pictures: str, /, *, out: Path | None = None, limit: int | None = No
     print("what suits them")
     for reason in recommend(report).reasons if isinstance(report, Report) else recommend_pairs(report).reasons:
         print(f"  {reason}")
+    if not isinstance(report, Report):
+        print(f"  without a GPU {recommend_pairs(report).recipe}-small, with smaller networks")
     name = pictures.removeprefix("demo:") if pictures.startswith("demo:") else Path(pictures).resolve().stem
     folder = out or Path(f"{name}-inspection")
     folder.mkdir(parents=True, exist_ok=True)

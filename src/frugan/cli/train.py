@@ -281,9 +281,8 @@ def _wished(pictures: str, wishes: Wishes, device: object, teller: Teller) -> "R
     import torch
 
     from frugan.config import from_dict, suggest
-    from frugan.data import inspect, recommend
     from frugan.model import load
-    from frugan.recipes import RECIPES, auto
+    from frugan.recipes import RECIPES
     from frugan.training.recipe import Recipe
 
     assert isinstance(device, torch.device)
@@ -297,14 +296,30 @@ def _wished(pictures: str, wishes: Wishes, device: object, teller: Teller) -> "R
         if parent is not None:
             recipe = _of_parent(recipe, parent)
     else:
-        advice = recommend(inspect(parse.source(pictures), limit=2_000, progress=teller.progress))
-        seconds = None if wishes.budget is None else parse.duration(wishes.budget)
-        recipe = auto.choose(advice, device, resolution=wishes.resolution, budget_seconds=seconds, parent=parent)
+        recipe = _chosen(pictures, wishes, device, parent, teller)
     recipe = _put_in(recipe, wishes)
     if wishes.images is not None:
         number, _ = parse.images(wishes.images)
         recipe = dataclasses.replace(recipe, training=recipe.training.lasting(number))
     return recipe
+
+
+def _chosen(pictures: str, wishes: Wishes, device: object, parent: "Model | None", teller: Teller) -> "Recipe":
+    """The recipe that suits the pictures, which may be a set for translation, with reasons."""
+    import torch
+
+    from frugan.data import inspect, inspect_pairs, recommend, recommend_pairs
+    from frugan.recipes import auto
+
+    assert isinstance(device, torch.device)
+    seconds = None if wishes.budget is None else parse.duration(wishes.budget)
+    pairs = inspect_pairs(parse.source(pictures), limit=2_000, progress=teller.progress)
+    if pairs is None:
+        advice = recommend(inspect(parse.source(pictures), limit=2_000, progress=teller.progress))
+        return auto.choose(advice, device, resolution=wishes.resolution, budget_seconds=seconds, parent=parent)
+    found = recommend_pairs(pairs)
+    recipe = auto.choose_translator(found, device, resolution=wishes.resolution, budget_seconds=seconds)
+    return recipe if parent is None else _of_parent(recipe, parent)
 
 
 def _named(function: "Callable[..., Recipe]", pictures: str, wishes: Wishes, teller: Teller) -> "Recipe":

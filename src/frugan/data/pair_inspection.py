@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -176,10 +177,15 @@ def _outlines(thumbs: UInt8[np.ndarray, "N 3 S S"]) -> Float[np.ndarray, "N D"]:
 
 @dataclass(frozen=True, kw_only=True)
 class PairAdvice:
-    """A recipe and a size that suit a set for translation. `reasons`: a line for each choice or worry."""
+    """A recipe and a size that suit a set for translation. `reasons`: a line for each choice or worry.
 
-    recipe: str
+    `edges`: whether label maps come with instances, whose edges can be shown; `pictures`: those of the larger side.
+    """
+
+    recipe: Literal["pix2pix", "cyclegan", "gaugan"]
     resolution: int
+    edges: bool
+    pictures: int
     reasons: tuple[str, ...]
 
 
@@ -195,11 +201,16 @@ def recommend_pairs(report: PairReport) -> PairAdvice:
     resolution = next((size for size in _SIZES if size <= min(1.1 * side, _PUBLISHED)), _SIZES[-1])
     size = f"{resolution} px: nine of ten pictures have a shorter side of {side} or more"
     size += f"; {_PUBLISHED} is the size of the papers" if side > _PUBLISHED else ""
-    small = f"without a GPU {recipe}-small, with smaller networks"
-    return PairAdvice(recipe=recipe, resolution=resolution, reasons=(why, size, small, *_worries(report)))
+    return PairAdvice(
+        recipe=recipe,
+        resolution=resolution,
+        edges=report.has_instances,
+        pictures=max(len(report.source.names), len(report.target.names)),
+        reasons=(f"{why} ({report.layout})", size, *_worries(report)),
+    )
 
 
-def _recipe(report: PairReport) -> tuple[str, str]:
+def _recipe(report: PairReport) -> tuple[Literal["pix2pix", "cyclegan", "gaugan"], str]:
     if report.has_maps:
         return "gaugan", "gaugan: label maps are to become pictures"
     if report.is_paired:
@@ -224,7 +235,7 @@ def _worries(report: PairReport) -> Sequence[str]:
             "classes.json, or mend the maps"
         )
     if report.has_maps and not report.has_instances:
-        worries.append("no instance maps: train with --set data.source.edges=false")
+        worries.append("no instance maps: edges between things of one kind cannot be shown (data.source.edges=false)")
     if count < _FEW:
         single = "a single pair" if report.is_paired and count == 1 else f"{count:,} on the smaller side"
         worries.append(f"{single}: few; expect what was not seen to come out badly")

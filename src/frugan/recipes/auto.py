@@ -9,23 +9,27 @@ import numpy as np
 import torch
 
 from frugan.augment.diffaugment import DiffAugmentConfig
-from frugan.data import Recommendation
+from frugan.data import DataConfig, PairAdvice, Recommendation
 from frugan.data.dataset import Dataset, from_arrays
 from frugan.model import Model
 from frugan.models.stylegan2 import Discriminator, Generator
-from frugan.recipes import stylegan2
-from frugan.training.feed import Feed
+from frugan.recipes import stylegan2, translation
+from frugan.training.feed import open_feeds
 from frugan.training.loop import Loop, Verdict
 from frugan.training.ranks import Ranks
 from frugan.training.recipe import Recipe
 from frugan.training.tasks.gan import GanConfig
 from frugan.training.tasks.grow import GrowConfig
+from frugan.training.tasks.semantic import SemanticConfig
 
 Channels = Literal[1, 3, 4]
 CPU_LARGEST, GPU_LARGEST = 64, 256
 # Images below which a size gives only blobs from scratch (own experience at 64 px; the others by area of detail).
 ENOUGH_IMAGES = {32: 60_000, 64: 150_000, 128: 600_000, 256: 2_000_000}
 BUDGET_SHARE = 0.9
+SMALL_TRANSLATORS = {"pix2pix": translation.pix2pix_small, "cyclegan": translation.cyclegan_small,
+                     "gaugan": translation.gaugan_small}  # fmt: skip
+TRANSLATORS = {"pix2pix": translation.pix2pix, "cyclegan": translation.cyclegan, "gaugan": translation.gaugan}
 
 
 def choose(
@@ -48,6 +52,36 @@ def choose(
     recipe = _augmented(recipe, advice)
     if budget_seconds is not None:
         recipe = _planned(recipe, device, budget_seconds)
+    return recipe
+
+
+def choose_translator(
+    advice: PairAdvice,
+    device: torch.device,
+    *,
+    resolution: int | None = None,
+    budget_seconds: float | None = None,
+) -> Recipe:
+    """A recipe for these pairs, domains or label maps on this device; `reasons` tells why each choice was made.
+
+    With `budget_seconds` the speed is measured here and now (some seconds), and the length is planned from it.
+    """
+    is_cpu = device.type == "cpu"
+    function = (SMALL_TRANSLATORS if is_cpu else TRANSLATORS)[advice.recipe]
+    usual = function().data["target"].fed_resolution
+    side = resolution or min(advice.resolution, usual)
+    which = "small networks: the device is a CPU" if is_cpu else "the networks of the paper: the device is a GPU"
+    what, size, *worries = advice.reasons
+    if resolution is not None:
+        size = f"{side} px: as asked"
+    elif advice.resolution > usual:
+        size = f"{side} px: the pictures allow {advice.resolution}, but more than {usual} takes too long on a CPU"
+    recipe = dataclasses.replace(function(resolution=side), reasons=(what, size, which, *worries))
+    if isinstance(recipe.task, SemanticConfig):
+        source = dataclasses.replace(recipe.data["source"], edges=advice.edges)
+        recipe = dataclasses.replace(recipe, data={**recipe.data, "source": source})
+    if budget_seconds is not None:
+        recipe = _planned(recipe, device, budget_seconds, advice.pictures)
     return recipe
 
 
@@ -109,18 +143,29 @@ def _augmented(recipe: Recipe, advice: Recommendation) -> Recipe:
     return dataclasses.replace(recipe, task=task, reasons=(*recipe.reasons, why))
 
 
-def _planned(recipe: Recipe, device: torch.device, budget_seconds: float) -> Recipe:
+def _planned(recipe: Recipe, device: torch.device, budget_seconds: float, epoch_images: int | None = None) -> Recipe:
+    """The recipe with its length from the speed here; `epoch_images`: the pictures of an epoch, where known."""
     speed = measure_speed(recipe, device)
     total = _whole_batches(speed * budget_seconds * BUDGET_SHARE, recipe.training.batch)
-    side = recipe.data["images"].resolution
     minutes = f"{BUDGET_SHARE:.0%} of {budget_seconds / 60:.0f} minutes"
-    reasons = [f"{total:,} images: {speed:.1f} a second here, in {minutes}"]
-    enough = ENOUGH_IMAGES.get(side, 0)
-    if recipe.name != "few-shot" and total < enough:
-        reasons.append(f"that is little: from scratch {side} px needs about {enough:,}; expect coarse pictures")
+    reasons = [f"{total:,} images: {speed:.1f} a second here, in {minutes}", *_little(recipe, total, epoch_images)]
     snapshot = min(recipe.training.snapshot_images, max(total // 10, 1))
-    training = dataclasses.replace(recipe.training, total_images=total, snapshot_images=snapshot)
+    training = dataclasses.replace(recipe.training.lasting(total), snapshot_images=snapshot)
     return dataclasses.replace(recipe, training=training, reasons=(*recipe.reasons, *reasons))
+
+
+def _little(recipe: Recipe, total: int, epoch_images: int | None) -> list[str]:
+    """A warning where so many images are few."""
+    if epoch_images is not None and recipe.training.epochs is not None:
+        epochs = total / epoch_images
+        if epochs >= recipe.training.epochs:
+            return []
+        return [f"that is {epochs:.1f} epochs, the recipe has {recipe.training.epochs}: expect coarser pictures"]
+    side = next(iter(recipe.data.values())).resolution
+    enough = ENOUGH_IMAGES.get(side, 0)
+    if recipe.name == "few-shot" or total >= enough:
+        return []
+    return [f"that is little: from scratch {side} px needs about {enough:,}; expect coarse pictures"]
 
 
 def _whole_batches(images: float, batch: int) -> int:
@@ -129,24 +174,33 @@ def _whole_batches(images: float, batch: int) -> int:
 
 def measure_speed(recipe: Recipe, device: torch.device, iterations: int = 3) -> float:
     """Images per second of this recipe on this device, lazy regularisers in their share, from a few steps on noise."""
-    assert isinstance(recipe.task, GanConfig | GrowConfig)
-    config = recipe.data["images"]
-    shape = (max(recipe.training.batch, 16), config.channels, config.resolution, config.resolution)
-    noise = np.random.Generator(np.random.Philox(0)).integers(0, 256, shape, dtype=np.uint8)
-    classes = recipe.task.generator.num_classes
-    labels = [index % classes for index in range(shape[0])] if classes else None
-    names = [str(index) for index in range(classes)] if classes else None
-    data: Mapping[str, Dataset] = {"images": from_arrays(noise, labels, names)}
+    data = {name: _noise(recipe, config) for name, config in recipe.data.items()}
+    config = recipe.task.fit(data) if "source" in data else recipe.task
     with torch.random.fork_rng(devices=[]):
-        task = recipe.task.build(data, recipe.training.batch)
+        task = config.build(data, recipe.training.batch)
     ranks = Ranks(0, 1, device)
-    feeds = {"images": Feed(data["images"], 0, False, device)}
-    loop = Loop(task, recipe.optimisers, recipe.training, feeds, ranks, _Silent())
+    loop = Loop(task, recipe.optimisers, recipe.training, open_feeds(data, 0, device), ranks, _Silent())
     loop.iterate()
     full = _seconds(loop, 0, 1)  # iteration 0: every lazy regulariser is due
     main = _seconds(loop, 1, iterations)
     period = max(phase.every for phase in task.plan(0).phases)
     return recipe.training.batch / (main + max(full - main, 0.0) / period)
+
+
+def _noise(recipe: Recipe, config: DataConfig) -> Dataset:
+    """Pictures, or label maps, of noise as this stream would give them."""
+    draw, task = np.random.Generator(np.random.Philox(0)), recipe.task
+    side, count = config.fed_resolution, max(recipe.training.batch, 16)
+    if isinstance(task, SemanticConfig) and config.kind == "labels":
+        numbers = task.generator.num_labels
+        maps = draw.integers(0, numbers, (count, 1 + config.edges, side, side), dtype=np.uint8)
+        maps[:, 1:] %= 2
+        names = tuple(str(number) for number in range(numbers))
+        return dataclasses.replace(from_arrays(maps, flip=False), kind="labels", map_names=names)
+    pixels = draw.integers(0, 256, (count, config.channels, side, side), dtype=np.uint8)
+    classes = task.generator.num_classes if isinstance(task, GanConfig | GrowConfig) else 0
+    labels = [index % classes for index in range(count)] if classes else None
+    return from_arrays(pixels, labels, [str(index) for index in range(classes)] if classes else None, flip=False)
 
 
 def _seconds(loop: Loop, iteration: int, count: int) -> float:
