@@ -132,8 +132,8 @@ def _protocol(size: Size) -> str:
         "(KID, times 1000) to the 210 true pictures, with its jackknife error; L1 in [0, 1]; and how often the nearest "
         "true picture is the right one. Plain rules: the drawing as it is; the colours of the training picture whose "
         "drawing is nearest in pixels; the mean of all training pictures, multiplied by the drawing. The claim is held "
-        "if the distance is below that of all three, and KID below that of the drawing and the mean (the nearest training "
-        "pictures are real ones), by two standard errors of the difference."
+        "if the distance is below that of all three, and KID below that of the drawing and the mean (the nearest "
+        "training pictures are real ones), by two standard errors of the difference."
     )
 
 
