@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from frugan.models.biggan import BigGANGenerator
 from frugan.models.generator import ImageGenerator, ImageTranslator
 from frugan.models.spade import SpadeConfig, SpadeTranslator
 from frugan.models.stylegan2 import Generator
@@ -62,7 +63,8 @@ class ExportedArtist(nn.Module):
 
     def __init__(self, generator: ImageGenerator) -> None:
         super().__init__()
-        self.generator = generator
+        is_spectral = isinstance(generator, BigGANGenerator) and generator.config.spectral
+        self.generator = generator.fold_spectral() if is_spectral else generator  # type: ignore[operator]
 
     def forward(
         self, z: Float[Tensor, "N z_dim"], labels: Float[Tensor, "N num_classes"] | None = None
