@@ -28,8 +28,9 @@ from frugan.models.heads import (
     ProjectionHead,
 )
 from frugan.ops.normalize import Pooling
-from frugan.training.door import Draw, Share, Stats
+from frugan.training.door import Draw, Share, Shared, Stats, Step
 from frugan.training.loop import Loop
+from frugan.training.ranks import Ranks
 from frugan.training.recipe import EmaConfig
 from frugan.training.tasks.adversary import DraganConfig, LeCamConfig, MaxGpConfig, R1Config, WganGpConfig
 from frugan.training.tasks.classes import ClassesConfig, ClassesTask
@@ -44,7 +45,7 @@ from frugan.training.tasks.conditioning import (
 )
 from frugan.training.tasks.gan import GanConfig
 from frugan.training.tasks.statistics import RunningStatistics, note_statistics
-from frugan.training.tasks.terms import ConsistencyConfig, TermsConfig, TopKConfig
+from frugan.training.tasks.terms import ConsistencyConfig, LatentOptimisationConfig, TermsConfig, TopKConfig
 from tests.training.rig import (
     assert_close_tensors,
     assert_equal_tensors,
@@ -116,7 +117,7 @@ def test_every_head_trains_with_its_terms(name: str) -> None:
     has_terms = conditioning is not None and not isinstance(conditioning, MultiHingeConfig)
     assert ("discriminator/classes" in stats) == ("generator/classes" in stats) == has_terms
     assert ("discriminator/twin" in stats) == ("tac" in name)
-    assert ("active_positives" in stats) == isinstance(conditioning, D2DConfig)
+    assert ("positives_active" in stats) == isinstance(conditioning, D2DConfig)
     assert ("true_probability" in stats) == ("class_gradient" in stats) == has_terms
     assert stats["feature_norm"] > 0
 
@@ -327,6 +328,41 @@ def test_codes_are_read_by_a_head_that_the_generators_optimiser_trains() -> None
     assert task.discriminator.head.codes is task.nets["reader"]
 
 
+def test_latents_take_as_many_steps_as_they_should() -> None:
+    lengths = {}
+    for steps in (1, 3):
+        optimisation = LatentOptimisationConfig(steps=steps, fraction=0.5, clip=None, beta=10.0)
+        loop, task = start(classes_config(latent_optimisation=optimisation, discriminator_steps=1))
+        step = Step(task.plan(0), 0, loop.ranks, Stats(), shared={"phase": "generator", "lecam": False})
+        draw = Draw(("steps",), torch.device("cpu"), Share(8))
+        labels = F.one_hot(torch.arange(8) % 3, 3).float()
+        painted = task.paint(step, draw, labels, None)
+        assert painted.moved is not None and painted.codes is not None
+        z = Draw(("steps",), torch.device("cpu"), Share(8)).normal(4)
+        torch.testing.assert_close((painted.codes[:, :4] - z).square().sum(dim=1), painted.moved)
+        stays = painted.moved == 0
+        assert stays.any() and not stays.all()
+        lengths[steps] = float(painted.moved.detach().sum())
+        with torch.no_grad():
+            still = task.discriminator(task.generator(z, labels, pooling=Pooling(momentum=0.0)), labels).logits
+            better = task.discriminator(painted.images, labels).logits
+        assert better[~stays].mean() > still[~stays].mean()
+        stats = loop.iterate()
+        assert stats["generator/latent_steps"] > 0 and stats["discriminator/latent_steps"] > 0
+    assert lengths[3] > 1.5 * lengths[1]
+
+
+def test_latent_optimisation_refuses_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match="without batch normalisation"):
+        classes_config(norm="batch", latent_optimisation=LatentOptimisationConfig())
+    with pytest.raises(ValueError, match="beta must be above 0, got 0"):
+        LatentOptimisationConfig(beta=0.0)
+    _, task = start(classes_config(latent_optimisation=LatentOptimisationConfig()))
+    step = Step(task.plan(0), 0, Ranks(0, 2, torch.device("cpu")), Stats())
+    with pytest.raises(ValueError, match="works in one process, got 2"):
+        task.begin(step, Shared(("x",)))
+
+
 # -- statistics, norms, averages --------------------------------------------------------------------------------------
 
 
@@ -385,8 +421,8 @@ def test_spectral_norms_follow_once_an_iteration() -> None:
     assert "net.generator/start.u" in moved and "net.discriminator/head.out.v" in moved
     matrix = task.generator.start.weight.detach()  # type: ignore[union-attr]
     top = torch.linalg.matrix_norm(matrix, 2)  # type: ignore[arg-type]
-    assert float(stats["singular_generator"]) >= 0.5 * float(top)
-    assert float(stats["singular_discriminator"]) > 0
+    assert float(stats["generator_singular"]) >= 0.5 * float(top)
+    assert float(stats["discriminator_singular"]) > 0
 
 
 def test_the_average_is_the_newest_weights_until_it_starts() -> None:

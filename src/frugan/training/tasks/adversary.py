@@ -169,6 +169,7 @@ class Painted(NamedTuple):
     w: Tensor | None = None
     near: Tensor | None = None
     codes: Tensor | None = None
+    moved: Tensor | None = None
 
 
 class Seen(NamedTuple):
@@ -323,6 +324,10 @@ class Adversary(abc.ABC):
             terms["latent_consistency"] = -zcr.generator * apart
         return terms | self.more_generator_terms(fakes, verdict)
 
+    def more_terms(self, fakes: Painted) -> dict[str, Tensor]:
+        """What a task adds to the discriminator's losses."""
+        return {}
+
     def more_generator_terms(self, fakes: Painted, verdict: Verdict) -> dict[str, Tensor]:
         """What a task adds to the generator's losses."""
         return {}
@@ -338,7 +343,7 @@ class Adversary(abc.ABC):
         of_reals, of_fakes = self._show_both(step, reals, real_labels, fakes.images, labels, draw)
         self._note(step, fakes, of_reals.verdict, real_labels, of_fakes.verdict)
         loss = self.conditioning.tell_apart(config.loss, of_reals.verdict, real_labels, of_fakes.verdict, labels)
-        terms = {"loss": loss}
+        terms = {"loss": loss, **self.more_terms(fakes)}
         terms |= self.conditioning.teach(of_reals.verdict, real_labels, of_fakes.verdict, labels, step.ranks)
         yield (
             terms

@@ -56,7 +56,7 @@ from frugan.training.tasks.statistics import (
     note_statistics,
     stand,
 )
-from frugan.training.tasks.terms import TermsConfig, at_least, share
+from frugan.training.tasks.terms import LatentOptimisationConfig, TermsConfig, at_least, share
 
 _Network = TypeVar("_Network", BigGANConfig, BigGANDiscriminatorConfig)
 
@@ -70,7 +70,8 @@ class ClassesConfig:
     as often as the set has them. `one_pass`: the discriminator is shown reals and fakes in one call, which changes
     nothing and saves time; with batch normalisation there are always two. `momentum`: the share of an iteration in the
     running statistics. `statistics`: those that the generator given out normalises by. `info`: the weight of InfoGAN's
-    terms, for networks with codes; the generator's optimiser trains what reads them.
+    terms, for networks with codes; the generator's optimiser trains what reads them. `latent_optimisation` works in one
+    process, with a discriminator without batch normalisation.
     """
 
     generator: BigGANConfig
@@ -88,6 +89,7 @@ class ClassesConfig:
     momentum: float = 0.1
     statistics: StatisticsConfig = field(default_factory=StandingStatistics)
     info: float = 1.0
+    latent_optimisation: LatentOptimisationConfig | None = None
 
     def __post_init__(self) -> None:
         """Check that the networks fit each other, and the terms the head."""
@@ -99,6 +101,8 @@ class ClassesConfig:
         if self.generator.codes != self.discriminator.codes:
             codes = f"{self.generator.codes} and {self.discriminator.codes}"
             raise ValueError(f"generator and discriminator must have the same codes, got {codes}")
+        if self.latent_optimisation is not None and self.discriminator.norm == "batch":
+            raise ValueError("latent_optimisation needs a discriminator without batch normalisation")
         if self.generator.num_classes and self.discriminator.head is None:
             raise ValueError("a discriminator without a head knows no classes: num_classes must be 0")
 
@@ -183,12 +187,18 @@ class ClassesTask(Adversary):
         return self._plan
 
     def begin(self, step: Step, draw: Shared) -> None:
-        """What is shared, and the largest singular value of each side's layers as they are used now."""
+        """What is shared, and the largest singular value of each side's layers as they are used now.
+
+        Raises ValueError for latent optimisation in several processes: statistics of batches are differentiated twice
+        there, which goes through one process only.
+        """
         super().begin(step, draw)
+        if self.config.latent_optimisation is not None and step.ranks.world > 1:
+            raise ValueError(f"latent_optimisation works in one process, got {step.ranks.world}: train with one")
         for name in ("generator", "discriminator"):
             value = largest_singular_value(self.nets[name])
             if value is not None:
-                step.stats.add(f"singular_{name}", value[None])
+                step.stats.add(f"{name}_singular", value[None])
 
     def losses(
         self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
@@ -217,6 +227,15 @@ class ClassesTask(Adversary):
     ) -> Painted:
         """Pictures by the statistics of their own batch, which are noted in the generator's step."""
         z = draw.normal(self.config.generator.z_dim)
+        if self.config.latent_optimisation is not None:
+            with torch.enable_grad():  # the discriminator's gradients flow through the steps too
+                z, moved = self._optimised(step, draw, z, labels, self.config.latent_optimisation)
+                return self._painted(step, draw, z, labels, dtype, apart)._replace(moved=moved)
+        return self._painted(step, draw, z, labels, dtype, apart)
+
+    def _painted(
+        self, step: Step, draw: Draw, z: Tensor, labels: Tensor | None, dtype: torch.dtype | None, apart: float
+    ) -> Painted:
         codes = self.generator.codes(z, labels)
         if step.shared["phase"] == "generator":
             with note_statistics(self.generator, "generator", step.stats):
@@ -225,9 +244,25 @@ class ClassesTask(Adversary):
             images = self.generator.draw(codes, pooling=_pooling(step), dtype=dtype)
         near = None
         if apart > 0:
-            moved = self.generator.codes(z + apart * draw.normal(z.shape[1]), labels)
-            near = self.generator.draw(moved, pooling=_pooling(step), dtype=dtype)
+            other = self.generator.codes(z + apart * draw.normal(z.shape[1]), labels)
+            near = self.generator.draw(other, pooling=_pooling(step), dtype=dtype)
         return Painted(images, near=near, codes=codes)
+
+    def _optimised(
+        self, step: Step, draw: Draw, z: Tensor, labels: Tensor | None, config: LatentOptimisationConfig
+    ) -> tuple[Tensor, Tensor]:
+        """The latents after their steps, and the squared length of all steps together, (N,)."""
+        moves = (draw.uniform() < config.fraction).to(z)[:, None]
+        start, given = z, self.conditioning.labels(labels, are_fake=False)
+        z = z.requires_grad_()
+        for _ in range(config.steps):
+            images = self.generator.draw(self.generator.codes(z, labels), pooling=_pooling(step))
+            logits = self.ask(step, images, given, draw, None, twice=True).logits
+            (gradient,) = torch.autograd.grad(logits.sum(), z, create_graph=True)
+            move = config.alpha * gradient / (config.beta + gradient.square().sum(dim=1, keepdim=True))
+            moved = z + move if config.clip is None else (z + move).clamp(-config.clip, config.clip)
+            z = torch.lerp(z, moved, moves)
+        return z, (z - start).square().sum(dim=1)
 
     def ask(
         self,
@@ -248,13 +283,17 @@ class ClassesTask(Adversary):
             verdict = self.discriminator(images, labels, dtype=dtype, pooling=_pooling(step))
         return verdict
 
+    def more_terms(self, fakes: Painted) -> dict[str, Tensor]:
+        """Latent optimisation's: how far latents moved."""
+        config = self.config.latent_optimisation
+        return {} if config is None or fakes.moved is None else {"latent_steps": config.weight * fakes.moved}
+
     def more_generator_terms(self, fakes: Painted, verdict: Verdict) -> dict[str, Tensor]:
         """InfoGAN's: how well the codes of fakes are read off them."""
-        guess = verdict.codes
+        guess, terms = verdict.codes, self.more_terms(fakes)
         if guess is None or fakes.codes is None:
-            return {}
+            return terms
         discrete, continuous = self.generator.info(fakes.codes)
-        terms = {}
         if guess.discrete is not None:
             value = conditional.discrete_codes_loss(guess.discrete.unbind(dim=1), discrete.unbind(dim=1))
             terms["info_discrete"] = self.config.info * value

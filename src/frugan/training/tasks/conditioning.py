@@ -286,8 +286,8 @@ class Conditioning:
             positive, negative = conditional.active_shares(
                 found, margin=config.margin, negative_margin=config.negative_margin
             )
-            stats.add("active_positives", positive)
-            stats.add("active_negatives", negative)
+            stats.add("positives_active", positive)
+            stats.add("negatives_active", negative)
             pull = conditional.pull_d2d(self._loss(reals, labels, group), positive, config.temperature)
         else:
             pull = conditional.pull_2c(found, temperature=config.temperature)

@@ -93,6 +93,32 @@ class ApaConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentOptimisationConfig:
+    """LOGAN (Wu et al. 2019): latents take `steps` steps d = alpha g / (beta + |g|^2), where g is the gradient of the
+    discriminator's logit, before pictures are made of them; gradients of both sides flow through the steps.
+
+    A picture's latent moves with probability `fraction`, and is then kept in [-clip, clip] (None: anywhere). Both
+    losses add `weight` times the squared length of all steps. StudioGAN's code returns after the first step.
+    """
+
+    steps: int = 2
+    alpha: float = 0.9
+    beta: float = 0.1
+    fraction: float = 0.8
+    weight: float = 0.1
+    clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        at_least(self, steps=1, alpha=0, weight=0)
+        share(self, "fraction")
+        for name in ("beta", "clip"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TermsConfig:
     """All of them. `feature_matching`: the weight of the distance between mean features of reals and fakes, which the
     generator makes small (Salimans et al. 2016; 1 in MHGAN); its step then reads new real pictures.
