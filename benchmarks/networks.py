@@ -4,33 +4,58 @@
 
 The two take turns and the fastest turn of each counts, so that a busy machine slows both alike; with one thread the
 clock is that of the processor, which other programs disturb less. A training image costs one discriminator step on a
-fake and on a real, one generator step, and a sixteenth of R1; no optimiser, no data, no augmentation.
+fake and on a real, one generator step, and a sixteenth of R1; no optimiser, no data, no augmentation. Sampling is also
+timed for the same network exported as ONNX, which is how a finished model is used; its noise maps are stored ones.
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from benchmarks import record, textbook
 
+from frugan.export import export
 from frugan.losses import adversarial, regularize
 from frugan.metrics.cost import count_macs
+from frugan.model import Model
 from frugan.models import stylegan2
+from frugan.runtime import Runtime
 
 SIZES: dict[str, dict[str, Any]] = {
     "small": {"resolution": 64, "channel_base": 2048, "channel_max": 128},
     "medium": {"resolution": 128, "channel_base": 8192, "channel_max": 256},
 }
 R1_INTERVAL = 16
+SIDES = ("ours", "textbook", "exported")
+
+
+def generator_config(size: str) -> stylegan2.StyleGAN2Config:
+    width = SIZES[size]["channel_max"]
+    return stylegan2.StyleGAN2Config(z_dim=width, w_dim=width, mapping_layers=2, **SIZES[size])
+
+
+def exported_steps(size: str, batch: int, folder: Path) -> dict[str, Callable[[], object]]:
+    """Sampling by the torch-free runtime, from latents drawn anew each time as on the other sides."""
+    torch.manual_seed(0)
+    generator = stylegan2.Generator(generator_config(size)).eval().requires_grad_(False)
+    file = export(Model(generator), folder / size, repeats=0).model
+    runtime, draw = Runtime(file, threads=torch.get_num_threads()), np.random.default_rng(0)
+    width = generator.config.z_dim
+    return {
+        "sample": lambda: runtime.run(draw.standard_normal((batch, width), np.float32)),
+        "sample one": lambda: runtime.run(draw.standard_normal((1, width), np.float32)),
+    }
 
 
 def steps(ours: bool, size: str, batch: int) -> dict[str, Callable[[], object]]:
     """One function for each kind of step, with the same weights and pictures for both."""
-    settings = SIZES[size]
-    width = settings["channel_max"]
-    config = stylegan2.StyleGAN2Config(z_dim=width, w_dim=width, mapping_layers=2, **settings)
+    settings, config = SIZES[size], generator_config(size)
+    width = config.z_dim
     judge = stylegan2.StyleGAN2DiscriminatorConfig(**settings)
     torch.manual_seed(0)
     generator: Any = (stylegan2.Generator if ours else textbook.Generator)(config)
@@ -76,20 +101,23 @@ def steps(ours: bool, size: str, batch: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def measure(size: str, batch: int, seconds: float) -> dict[str, tuple[float, float]]:
-    """The fastest time in seconds of each step: ours, textbook. Every step runs three times or more."""
-    sides = (steps(True, size, batch), steps(False, size, batch))
+def measure(size: str, batch: int, seconds: float, folder: Path) -> dict[str, tuple[float, ...]]:
+    """The fastest time in seconds of each step: ours, textbook, and exported for sampling. Each runs three times or
+    more.
+    """
+    sides = (steps(True, size, batch), steps(False, size, batch), exported_steps(size, batch, folder))
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    best: dict[str, tuple[float, float]] = {}
+    best: dict[str, tuple[float, ...]] = {}
     for name in sides[0]:
-        times: tuple[list[float], list[float]] = ([], [])
+        calls = [side[name] for side in sides if name in side]
+        times: list[list[float]] = [[] for _ in calls]
         end = time.perf_counter() + seconds / len(sides[0])
         while len(times[1]) < 4 or time.perf_counter() < end:
-            for side, found in zip(sides, times, strict=True):
+            for call, found in zip(calls, times, strict=True):
                 start = clock()
-                side[name]()
+                call()
                 found.append(clock() - start)
-        best[name] = (min(times[0][1:]), min(times[1][1:]))
+        best[name] = tuple(min(found[1:]) for found in times)
     return best
 
 
@@ -102,9 +130,11 @@ def main() -> None:
     parser.add_argument("--no-record", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    best = measure(options.size, options.batch, options.seconds)
-    for name, (ours, plain) in best.items():
-        print(f"{name:14} ours {ours * 1e3:8.1f} ms  textbook {plain * 1e3:8.1f} ms  ratio {plain / ours:.2f}")
+    with tempfile.TemporaryDirectory() as folder:
+        best = measure(options.size, options.batch, options.seconds, Path(folder))
+    for name, (ours, plain, *exported) in best.items():
+        print(f"{name:14} ours {ours * 1e3:8.1f} ms  textbook {plain * 1e3:8.1f} ms  ratio {plain / ours:.2f}", end="")
+        print("".join(f"  exported {took * 1e3:8.1f} ms  ratio {plain / took:.2f}" for took in exported))
     ours, plain = (best["discriminator"][i] + best["generator"][i] + best["R1"][i] / R1_INTERVAL for i in (0, 1))
     print(
         f"training images/s: ours {options.batch / ours:.1f}, textbook {options.batch / plain:.1f}, "
@@ -114,15 +144,13 @@ def main() -> None:
         record.append(_rows(best, (ours, plain), options.size, options.batch))
 
 
-def _rows(
-    best: dict[str, tuple[float, float]], training: tuple[float, float], size: str, batch: int
-) -> list[record.Row]:
+def _rows(best: dict[str, tuple[float, ...]], training: tuple[float, ...], size: str, batch: int) -> list[record.Row]:
     macs = count_macs(steps(True, size, 1)["sample one"]).total
     clock = "processor time" if torch.get_num_threads() == 1 else ""
     rows = []
     for name, both in {**best, "training": training}.items():
         count = {"sample one": 1, "path length": batch // 2}.get(name, batch)
-        for side, seconds in zip(("ours", "textbook"), both, strict=True):
+        for side, seconds in zip(SIDES[: len(both)], both, strict=True):
             rows.append(
                 record.Row(
                     name=f"{name} {side}",
