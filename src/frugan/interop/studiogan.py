@@ -6,14 +6,21 @@ from 2020 to 2023; `tests/parity/test_biggan.py` holds the networks to its numbe
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import Any
 
 from frugan.interop.imported import Foreign, ImportProblem, build_network
+from frugan.interop.studiogan_names import (
+    BOTTOM,
+    Content,
+    Named,
+    State,
+    bare,
+    is_discriminator,
+    is_generator,
+    named,
+)
 from frugan.models.biggan import (
     BigGANConfig,
     BigGANDiscriminator,
@@ -32,11 +39,7 @@ from frugan.models.heads import (
     PickHead,
     ProjectionHead,
 )
-from frugan.models.ladder import Blocks
 from frugan.ops.spectral import settle_exactly
-
-Content = Mapping[str, Any]
-State = dict[str, Tensor]
 
 FAMILY = "PyTorch-StudioGAN"
 LICENCE = (
@@ -44,223 +47,17 @@ LICENCE = (
     "PyTorch-StudioGAN is MIT (parts that are NVIDIA's are not read here); the sets it learned from have terms of "
     "their own."
 )
-_PARALLEL = "module."
-_UNUSED = "num_batches_tracked"
 _EARLY_EMBEDDING = ("linear3.weight", "linear3.weight_orig")
 _STATISTICS = (
     "pictures use the statistics of batches that training kept; the published scores used standing statistics, taken "
     "anew from many batches"
 )
-_DEPTH = 2
-_BOTTOM = 4
-_TOPS = {
-    "linear0": "start",
-    "shared": "classes",
-    "info_mix_linear": "codes_layer",
-    "info_proj_linear": "codes_layer",
-    "bn4": "norm",
-    "conv2d5": "out",
-    "conv4": "out",
-    "input_conv": "stem",
-    "conv1": "end",
-    "bn1": "norm",
-    "linear1": "head.out",
-    "info_discrete_linear": "head.codes.discrete",
-    "info_conti_mu_linear": "head.codes.mean",
-    "info_conti_var_linear": "head.codes.log_variance",
-}
-_ATTENTION = {
-    "conv1x1_theta": "query",
-    "conv1x1_phi": "key",
-    "conv1x1_g": "value",
-    "conv1x1_attn": "out",
-    "sigma": "strength",
-}
-_RESIDUAL = {
-    "bn0": "norm_skip",
-    "bn1": "norm1",
-    "bn2": "norm2",
-    "conv2d0": "skip",
-    "conv2d1": "conv1",
-    "conv2d2": "conv2",
-}
-_DEEP = {
-    "conv2d0": "skip",
-    **{f"bn{index + 1}": f"norms.{index}" for index in range(4)},
-    **{f"conv2d{index + 1}": f"convs.{index}" for index in range(4)},
-}
-_PLAIN_UP = {"deconv0": "conv", "bn0": "norm"}
-_PLAIN_DOWN = {"conv0": "conv1", "conv1": "conv2", "bn0": "norm1", "bn1": "norm2"}
-_SUFFIXES = {
-    "weight_orig": "weight",
-    "weight_u": "u",
-    "weight_v": "v",
-    "parametrizations.weight.original": "weight",
-    "parametrizations.weight.0._u": "u",
-    "parametrizations.weight.0._v": "v",
-}
 
 
 def holds(content: Content) -> bool:
     """Whether these are the weights of a network that is read here."""
-    state = _bare(content)
-    return _is_generator(state) or _is_discriminator(state)
-
-
-def _bare(content: Content) -> dict[str, Any]:
-    """The weights by name, without the table around them or the prefix that several GPUs may have left."""
-    inner = content.get("state_dict")
-    state = inner if isinstance(inner, Mapping) else content
-    return {str(name).removeprefix(_PARALLEL): value for name, value in state.items()}
-
-
-def _has(state: Mapping[str, Any], layer: str) -> bool:
-    """Whether a layer of this name has a weight, normalised or not."""
-    ends = ("weight", "weight_orig", "parametrizations.weight.original")
-    return any(isinstance(state.get(f"{layer}.{end}"), Tensor) for end in ends)
-
-
-def _has_blocks(state: Mapping[str, Any]) -> bool:
-    return any(re.match(r"blocks\.0\.0\.(conv|deconv)", name) for name in state)
-
-
-def _is_generator(state: Mapping[str, Any]) -> bool:
-    return _has(state, "linear0") and _has_blocks(state)
-
-
-def _is_discriminator(state: Mapping[str, Any]) -> bool:
-    return _has(state, "linear1") and _has_blocks(state) and not _has(state, "linear0")
-
-
-@dataclass(frozen=True)
-class _Network:
-    """One network's weights under our names; `theirs` has their name of each."""
-
-    state: State
-    theirs: dict[str, str]
-    blocks: Blocks
-    places: tuple[int, ...]
-    """Those of the blocks."""
-    attentions: tuple[int, ...]
-    """How many blocks come before each attention."""
-
-    @property
-    def each(self) -> int:
-        """How many blocks a step has."""
-        return _DEPTH if self.blocks in ("deep", "deep_legacy") else 1
-
-    @property
-    def num_steps(self) -> int:
-        """How many steps there are. Raises ImportProblem where a block is left over."""
-        if len(self.places) % self.each:
-            raise ImportProblem(f"BigGAN-deep is read with two blocks for each size, got {len(self.places)} in all")
-        return len(self.places) // self.each
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """That of a weight. Raises ImportProblem where there is none."""
-        if name not in self.state or self.state[name].ndim < 2:
-            raise ImportProblem(f"it lacks the weight {self.theirs.get(name, name)}")
-        return tuple(self.state[name].shape)
-
-    def outputs(self) -> tuple[int, ...]:
-        """Those of each block."""
-        if self.blocks == "deep_conv" and "start.weight" in self.state:
-            return tuple(self.shape(f"stages.{place}.conv.weight")[1] for place in self.places)
-        last = "convs.3" if self.each > 1 else "conv2"
-        return tuple(self.shape(f"stages.{place}.{last}.weight")[0] for place in self.places)
-
-    def first_norm(self) -> str:
-        """The name of a generator's first normalisation."""
-        return f"stages.0.{'norm' if self.blocks == 'deep_conv' else 'norms.0' if self.each > 1 else 'norm1'}"
-
-    def norm(self) -> Literal["spectral", "batch"] | None:
-        """How a discriminator is normalised."""
-        if "head.out.u" in self.state:
-            return "spectral"
-        return "batch" if any(name.endswith("running_mean") for name in self.state) else None
-
-    def attention(self, resolutions: Sequence[int]) -> tuple[int, ...]:
-        """The resolutions with attention, from those after each step. Raises ImportProblem for any other place."""
-        found = []
-        for before in self.attentions:
-            step = before // self.each
-            if before % self.each or not step or resolutions.index(resolutions[step - 1]) != step - 1:
-                raise ImportProblem(f"there is attention after {before} blocks, where no size begins")
-            found.append(resolutions[step - 1])
-        return tuple(found)
-
-
-def _network(state: Mapping[str, Any], is_generator: bool) -> _Network:
-    blocks = _blocks(state)
-    ours: State = {}
-    theirs: dict[str, str] = {}
-    for name, value in state.items():
-        if name.endswith(_UNUSED):
-            continue
-        if not isinstance(value, Tensor):
-            raise ImportProblem(f"{name} must be a tensor, got {type(value).__name__}")
-        new = _renamed(name, blocks, is_generator)
-        ours[new], theirs[new] = value, name
-    indices = sorted({int(match[1]) for name in ours if (match := re.match(r"stages\.(\d+)\.", name))})
-    attention = [index for index in indices if f"stages.{index}.strength" in ours]
-    if indices != list(range(len(indices))):
-        raise ImportProblem(f"the blocks must be blocks.0, blocks.1, ..., got {indices}")
-    places = tuple(index for index in indices if index not in attention)
-    before = tuple(place - earlier for earlier, place in enumerate(attention))
-    return _Network(ours, theirs, blocks, places, before)
-
-
-def _blocks(state: Mapping[str, Any]) -> Blocks:
-    if not any(name.startswith("blocks.0.0.conv2d") for name in state):
-        return "deep_conv"
-    if not _has(state, "blocks.0.0.conv2d4"):
-        return "resnet"
-    skips = [re.sub(r"\.[^.]*$", "", name) for name in state if re.search(r"\.conv2d0\.weight(_orig)?$", name)]
-    if not skips:
-        return "deep_legacy"
-    made, read = _rows(state, skips[0])
-    wanted = _rows(state, skips[0].replace("conv2d0", "conv2d4"))[0]
-    return "deep_legacy" if made == wanted - read and wanted != read else "deep"
-
-
-def _rows(state: Mapping[str, Any], layer: str) -> tuple[int, int]:
-    """Outputs and inputs of a layer."""
-    value = state.get(f"{layer}.weight_orig", state.get(f"{layer}.weight"))
-    if not isinstance(value, Tensor) or value.ndim < 2:
-        raise ImportProblem(f"{layer} has no weight")
-    return value.shape[0], value.shape[1]
-
-
-def _renamed(name: str, blocks: Blocks, is_generator: bool) -> str:
-    """Our name of a weight; of one that is not known, theirs."""
-    match = re.fullmatch(r"blocks\.(\d+)\.0\.(\w+)(\..+)?", name)
-    if match is None:
-        layer, _, rest = name.partition(".")
-        return f"{_TOPS.get(layer, layer)}.{_suffix(rest)}" if rest else name
-    if match[2] in _ATTENTION:
-        return f"stages.{match[1]}.{_ATTENTION[match[2]]}" + (f".{_suffix(match[3][1:])}" if match[3] else "")
-    table = {
-        "resnet": _RESIDUAL,
-        "deep": _DEEP,
-        "deep_legacy": _DEEP,
-        "deep_conv": _PLAIN_UP if is_generator else _PLAIN_DOWN,
-    }[blocks]
-    if match[2] not in table or match[3] is None:
-        return name
-    layer = table[match[2]]
-    if not is_generator and blocks == "resnet" and match[1] == "0" and layer == "norm1":
-        layer = "norm2"  # nothing is normalised before the first block's first convolution
-    return f"stages.{match[1]}.{layer}.{_suffix(match[3][1:])}"
-
-
-def _suffix(rest: str) -> str:
-    """The end of a name. In a conditional normalisation, the shift is a layer that is called bias."""
-    rest = re.sub(r"^bn\.", "", rest)
-    rest = re.sub(r"^bias\.", "shift.", rest)
-    for theirs, ours in _SUFFIXES.items():
-        if rest == theirs or rest.endswith(f".{theirs}"):
-            return rest.removesuffix(theirs) + ours
-    return rest
+    state = bare(content)
+    return is_generator(state) or is_discriminator(state)
 
 
 @dataclass(frozen=True)
@@ -280,12 +77,12 @@ def from_authors(content: Content, *, num_classes: int | None = None, codes: Inf
     InfoGAN's codes are divided (None: at most one discrete code). Raises ImportProblem where the network is not known,
     lacks a weight that tells a setting, or has settings that do not fit.
     """
-    state = _bare(content)
+    state = bare(content)
     try:
-        if _is_generator(state):
-            return _generator(_network(state, True), codes)
-        if _is_discriminator(state):
-            return _discriminator(_network(state, False), num_classes, codes)
+        if is_generator(state):
+            return _generator(named(state, True), codes)
+        if is_discriminator(state):
+            return _discriminator(named(state, False), num_classes, codes)
     except ImportProblem:
         raise
     except ValueError as problem:  # settings that cannot be
@@ -293,19 +90,19 @@ def from_authors(content: Content, *, num_classes: int | None = None, codes: Inf
     raise ImportProblem("no network of PyTorch-StudioGAN is in it: blocks.0.0 and linear0 or linear1 should be there")
 
 
-def _generator(net: _Network, codes: InfoCodes | None) -> Told:
+def _generator(net: Named, codes: InfoCodes | None) -> Told:
     each, steps = net.each, net.num_steps
     first = net.shape("start.weight")
-    widths = (first[0] // _BOTTOM**2, *net.outputs()[each - 1 :: each])
+    widths = (first[0] // BOTTOM**2, *net.outputs()[each - 1 :: each])
     settings, notes = _given_codes(net, codes)
     settings |= _latent(net, settings)
     config = BigGANConfig(
-        resolution=_BOTTOM << steps,
+        resolution=BOTTOM << steps,
         channels=net.shape("out.weight")[0],
         width=1,
         blocks=net.blocks,
         multipliers=widths,
-        attention=net.attention([_BOTTOM << step for step in range(1, steps + 1)]),
+        attention=net.attention([BOTTOM << step for step in range(1, steps + 1)]),
         spectral="start.u" in net.state,
         **settings,
     )
@@ -313,7 +110,7 @@ def _generator(net: _Network, codes: InfoCodes | None) -> Told:
     return Told(replace(config, width=width, multipliers=multipliers), net.state, net.theirs, notes)
 
 
-def _given_codes(net: _Network, codes: InfoCodes | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _given_codes(net: Named, codes: InfoCodes | None) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The settings of a generator's InfoGAN codes, where it has some."""
     if "codes_layer.weight" not in net.state:
         return {}, ()
@@ -327,7 +124,7 @@ def _given_codes(net: _Network, codes: InfoCodes | None) -> tuple[dict[str, Any]
     return {"codes": codes, "codes_into": "latent" if is_mixed else "condition"}, notes
 
 
-def _latent(net: _Network, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _latent(net: Named, settings: Mapping[str, Any]) -> dict[str, Any]:
     """How a generator shares z out, and how many classes it has: from the inputs of its layers."""
     codes: InfoCodes | None = settings.get("codes")
     first = net.shape("start.weight")[1]
@@ -364,7 +161,7 @@ def _divided(widths: Sequence[int], table: Sequence[int]) -> tuple[int, tuple[in
     return width, tuple(value // width for value in widths)
 
 
-def _discriminator(net: _Network, num_classes: int | None, codes: InfoCodes | None) -> Told:
+def _discriminator(net: Named, num_classes: int | None, codes: InfoCodes | None) -> Told:
     each, steps = net.each, net.num_steps
     doublings = steps if net.blocks != "resnet" else max(steps - 1, 1)
     widths = net.outputs()[::each] if each > 1 else net.outputs()
@@ -377,7 +174,7 @@ def _discriminator(net: _Network, num_classes: int | None, codes: InfoCodes | No
     head, classes = _head(state, theirs, num_classes, notes)
     first = "stem" if each > 1 else "stages.0.conv1"
     config = BigGANDiscriminatorConfig(
-        resolution=_BOTTOM << doublings,
+        resolution=BOTTOM << doublings,
         channels=net.shape(f"{first}.weight")[1],
         num_classes=classes,
         width=1,
@@ -393,7 +190,7 @@ def _discriminator(net: _Network, num_classes: int | None, codes: InfoCodes | No
     return Told(config, state, theirs, tuple(notes))
 
 
-def _found_codes(net: _Network, codes: InfoCodes | None) -> InfoCodes | None:
+def _found_codes(net: Named, codes: InfoCodes | None) -> InfoCodes | None:
     """InfoGAN's codes that a discriminator reads."""
     discrete, continuous = (
         net.shape(f"head.codes.{name}.weight")[0] if f"head.codes.{name}.weight" in net.state else 0
@@ -475,7 +272,7 @@ def read(files: Sequence[tuple[str, Content]]) -> Foreign:
     Of several generators an average (without an optimiser) comes first, then one that is called best. Raises
     ImportProblem where there is no generator, or a weight does not fit.
     """
-    generators = [file for file in files if _is_generator(_bare(file[1]))]
+    generators = [file for file in files if is_generator(bare(file[1]))]
     judges = [file for file in files if file not in generators]
     if not generators:
         names = ", ".join(name for name, _ in judges)
@@ -504,7 +301,7 @@ def read(files: Sequence[tuple[str, Content]]) -> Foreign:
 
 def _preference(file: tuple[str, Content]) -> tuple[bool, bool, str]:
     name, content = file
-    return "optimizer" in content and not _is_discriminator(_bare(content)), "best" not in name, name
+    return "optimizer" in content and not is_discriminator(bare(content)), "best" not in name, name
 
 
 def _told(name: str, content: Content, num_classes: int | None, codes: InfoCodes | None) -> Told:
@@ -516,7 +313,7 @@ def _told(name: str, content: Content, num_classes: int | None, codes: InfoCodes
 
 def _codes_of(judge: tuple[str, Content] | None) -> InfoCodes | None:
     """The codes as far as a discriminator tells them: the discrete ones as one."""
-    return None if judge is None else _found_codes(_network(_bare(judge[1]), False), None)
+    return None if judge is None else _found_codes(named(bare(judge[1]), False), None)
 
 
 def _judge(
@@ -526,7 +323,7 @@ def _judge(
     if judge is None:
         return None, ("without a discriminator: training cannot go on as it was",)
     name, content = judge
-    state = _bare(content)
+    state = bare(content)
     if any(layer in state for layer in _EARLY_EMBEDDING):
         return None, (f"{name} has an embedding of the first versions, of two layers, and was left out",)
     told = _told(name, content, generator.num_classes, None)
