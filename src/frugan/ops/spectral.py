@@ -91,7 +91,8 @@ class SpectralLinear(Spectral):
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True, eps: float = EPS) -> None:
         super().__init__()
         plain = nn.Linear(inputs, outputs, bias)
-        self.weight, self.bias = plain.weight, plain.bias if bias else None
+        self.weight = nn.Parameter(plain.weight.detach())
+        self.bias = plain.bias if bias else None
         self._add_vectors(eps)
 
     def forward(self, x: Float[Tensor, "*N inputs"]) -> Float[Tensor, "*N outputs"]:

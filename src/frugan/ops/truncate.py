@@ -16,7 +16,8 @@ _HALVINGS = 100
 
 def uniform(z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """The share of the normal distribution below each number: uniform in [0, 1] for normal numbers."""
-    return torch.special.ndtr(z)
+    share: Tensor = torch.special.ndtr(z)
+    return share
 
 
 def truncated_normal(z: Float[Tensor, "..."], psi: float | int) -> Float[Tensor, "..."]:
@@ -35,7 +36,8 @@ def truncated_normal(z: Float[Tensor, "..."], psi: float | int) -> Float[Tensor,
     # In float64 and on the lower half, where numbers far out keep their digits.
     wide = z.double()
     low = torch.special.ndtr(-wide.abs()) * (1 - 2 * tail) + tail
-    return (-torch.special.ndtri(low)).copysign(wide).to(z.dtype)
+    far: Tensor = -torch.special.ndtri(low)
+    return far.copysign(wide).to(z.dtype)
 
 
 @functools.cache
