@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from frugan.models.biggan import BigGANGenerator
-from frugan.ops.normalize import Pooling
+from frugan.ops.normalize import Pooling, Standing
 from frugan.ops.spectral import Spectral
 from frugan.training.door import Stats, seeded
 from frugan.training.tasks.terms import at_least
@@ -19,10 +19,9 @@ from frugan.training.tasks.terms import at_least
 
 @dataclass(frozen=True, kw_only=True)
 class StandingStatistics:
-    """The mean statistics of `batches` batches of `batch` pictures of random latents and classes, each batch alike.
+    """Those of `batches` batches of `batch` pictures of random latents and classes, all together (`Standing`).
 
-    Brock et al. 2019, section 4.1. StudioGAN's moving average forgets all but the last twenty batches or so, whose
-    sizes it draws; this one forgets none. The numbers drawn are always the same.
+    The numbers drawn are always the same.
     """
 
     batches: int = 16
@@ -93,7 +92,8 @@ def move_statistics(network: nn.Module, name: str, stats: Mapping[str, Tensor], 
 
 @torch.no_grad()
 def stand(generator: BigGANGenerator, config: StandingStatistics) -> None:
-    """Give a generator its standing statistics: the mean over batches, by running means with momentum 1 / n."""
+    """Give a generator its standing statistics."""
+    standing = Standing()
     parameter = next(generator.parameters())
     count = generator.config.num_classes
     for number in range(config.batches):
@@ -103,7 +103,8 @@ def stand(generator: BigGANGenerator, config: StandingStatistics) -> None:
         if count:
             chosen = torch.randint(count, (config.batch,), generator=random)
             labels = nn.functional.one_hot(chosen, count).to(parameter)
-        generator(z.to(parameter), labels, pooling=Pooling(momentum=1 / (number + 1)))
+        generator(z.to(parameter), labels, pooling=Pooling(standing=standing))
+    standing.store()
 
 
 @torch.no_grad()
