@@ -113,6 +113,7 @@ def export(
         raise ExportError("bf16 needs --to openvino; onnxruntime computes in float32 on a CPU, so take fp32 or fp16")
     generator: Network = model.translator if model.is_translator else _grown(model)
     _check_place(folder, overwrite)
+    _check_packages(to)
     facts = _facts(model, to, precision)
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     with explained(folder):
@@ -256,12 +257,15 @@ def _facts_of_generator(model: Model) -> dict[str, Any]:
     return facts
 
 
-def _write(generator: Network, folder: Path, facts: dict[str, Any], to: Target, precision: Precision) -> None:
+def _check_packages(to: Target) -> None:
     missing = [name for name in ("onnx", "onnxscript") if not _is_installed(name)]
     if missing:
         raise ExportError(f"an export needs {' and '.join(missing)}: pip install 'frugan[export]'")
     if to == "openvino" and not _is_installed("openvino"):
         raise ExportError("an export to OpenVINO needs openvino: pip install 'frugan[openvino]'")
+
+
+def _write(generator: Network, folder: Path, facts: dict[str, Any], to: Target, precision: Precision) -> None:
     data = to_onnx(generator, facts, half=to == "onnx" and precision == "fp16")
     if to == "onnx":
         write_durably(folder / "model.onnx", data)
