@@ -259,6 +259,12 @@ def test_maps_without_instances(tmp_path: Path, picture: Draw) -> None:
     assert prepare_streams(tmp_path, configs(20, {"kind": "labels"}))["source"].channels == 1
 
 
+def test_pairs_of_pictures_are_no_label_maps(tmp_path: Path, picture: Draw) -> None:
+    folders(tmp_path, picture, "source", "target")
+    with pytest.raises(DataError, match=r"has no label maps in labels/.*\(two folders, paired by name\).*use pix2pix"):
+        prepare_streams(tmp_path, configs(20, MAPS))
+
+
 def test_a_picture_without_its_instance_map_is_left_out(tmp_path: Path, picture: Draw) -> None:
     scenes(tmp_path, picture)
     (tmp_path / "instances/2.png").unlink()

@@ -28,13 +28,15 @@ _PUBLISHED = 256
 class PairReport:
     """What `inspect_pairs` found, a report for each side, and what is wrong between them.
 
-    `layout`: how the set lies, in words. `wrong_sizes`: (name, sizes) of pairs of two sizes. `likeness`: how much
-    alike the outlines of pairs are, and those of pictures that do not belong together (correlations, with the standard
-    error of the difference); None where there are no pairs or too few.
+    `layout`: how the set lies, in words. `num_found`: pictures of the larger side, looked at or not. `wrong_sizes`:
+    (name, sizes) of pairs of two sizes. `likeness`: how much alike the outlines of pairs are, and those of pictures
+    that do not belong together (correlations, with the standard error of the difference); None where there are no
+    pairs or too few.
     """
 
     path: str
     layout: str
+    num_found: int
     is_paired: bool
     has_maps: bool
     has_instances: bool
@@ -114,6 +116,7 @@ def _report(opened: Source, layout: Layout, source: Report, target: Report) -> P
     return PairReport(
         path=opened.title or str(opened.path),
         layout=layout.kind,
+        num_found=max(len(layout.source.names), len(layout.target.names)),
         is_paired=layout.is_paired,
         has_maps=layout.has_maps,
         has_instances=layout.source.instances is not None,
@@ -205,7 +208,7 @@ def recommend_pairs(report: PairReport) -> PairAdvice:
         recipe=recipe,
         resolution=resolution,
         edges=report.has_instances,
-        pictures=max(len(report.source.names), len(report.target.names)),
+        pictures=report.num_found,
         reasons=(f"{why} ({report.layout})", size, *_worries(report)),
     )
 

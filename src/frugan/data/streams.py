@@ -72,6 +72,12 @@ def _side(opened: Source, layout: Layout, config: DataConfig) -> Source:
     if not config.edges:
         return dataclasses.replace(side, instances=None)
     if side.instances is None:
+        if not layout.has_maps:
+            raise DataError(
+                f"{str(opened.path)!r} has no label maps in labels/, with instances/ beside them, as gaugan needs "
+                f"({layout.kind}). For pairs of pictures use pix2pix; if sources are label maps, train without edges: "
+                f"--set data.{config.role}.edges=false"
+            )
         raise DataError(
             f"{str(opened.path)!r} has no instance maps (a folder instances/ beside labels/), which edges are made "
             f"from: add them, or train without: --set data.{config.role}.edges=false"
