@@ -214,9 +214,15 @@ def _say_what_was_done(dataset: "Dataset", teller: Teller) -> None:
         teller.say(f"  left out {len(dataset.skipped):,} of {len(dataset.skipped) + len(dataset):,}: {name}: {reason}")
     enlarged = dataset.facts.num_upscaled
     if enlarged:
+        which = (
+            f"  {enlarged:,} of {len(dataset):,} pictures are smaller than {dataset.resolution + dataset.margin[0]} px"
+        )
+        if dataset.crop is not None:
+            teller.say(f"{which}, from which {dataset.crop} px are cut at random, and were enlarged")
+            return
         teller.say(
-            f"  {enlarged:,} of {len(dataset):,} pictures are smaller than {dataset.resolution} px and were enlarged: "
-            "they are not sharp, and what learns from them will not be. A smaller --resolution avoids it"
+            f"{which} and were enlarged: they are not sharp, and what learns from them will not be. A smaller "
+            "--resolution avoids it"
         )
 
 
@@ -313,7 +319,7 @@ def _chosen(pictures: str, wishes: Wishes, device: object, parent: "Model | None
 
     assert isinstance(device, torch.device)
     seconds = None if wishes.budget is None else parse.duration(wishes.budget)
-    pairs = inspect_pairs(parse.source(pictures), limit=2_000, progress=teller.progress)
+    pairs = inspect_pairs(parse.source(pictures), limit=500, progress=teller.progress)
     if pairs is None:
         advice = recommend(inspect(parse.source(pictures), limit=2_000, progress=teller.progress))
         return auto.choose(advice, device, resolution=wishes.resolution, budget_seconds=seconds, parent=parent)
