@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from frugan.recipes import progan, stylegan2, translation
+from frugan.recipes import conditional, progan, stylegan2, translation
 from frugan.training.recipe import Recipe
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
@@ -53,5 +53,33 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "gaugan-cityscapes": translation.gaugan_cityscapes,
     "gaugan-cityscapes-mobile": translation.gaugan_cityscapes_mobile,
     "gaugan-coco": translation.gaugan_coco,
+    "reacgan": conditional.reacgan,
+    "reacgan-small": conditional.small,
+    "reacgan-cifar": conditional.reacgan_cifar,
+    "reacgan-cifar-diffaugment": conditional.reacgan_cifar_diffaugment,
+    "reacgan-cifar-cr": conditional.reacgan_cifar_cr,
+    "reacgan-cifar-ada": conditional.reacgan_cifar_ada,
+    "reacgan-cifar-lecam": conditional.reacgan_cifar_lecam,
+    "reacgan-cifar-deep": conditional.reacgan_cifar_deep,
+    "biggan-cifar": conditional.biggan_cifar,
+    "contragan-cifar": conditional.contragan_cifar,
+    "mhgan-cifar": conditional.mhgan_cifar,
+    "acgan-cifar": conditional.acgan_cifar,
+    "sngan-cifar": conditional.sngan_cifar,
+    "sagan-cifar": conditional.sagan_cifar,
+    "wgan-gp-cifar": conditional.wgan_gp_cifar,
+    "reacgan-tiny-imagenet": conditional.reacgan_tiny_imagenet,
+    "reacgan-tiny-imagenet-diffaugment": conditional.reacgan_tiny_imagenet_diffaugment,
+    "reacgan-cub200": conditional.reacgan_cub200,
+    "reacgan-imagenet-256": conditional.reacgan_imagenet_256,
+    "reacgan-imagenet-2048": conditional.reacgan_imagenet_2048,
+    "reacgan-imagenet-deep-256": conditional.reacgan_imagenet_deep_256,
+    "reacgan-imagenet-deep-2048": conditional.reacgan_imagenet_deep_2048,
+    "stylegan2-d2d-cifar": conditional.stylegan2_d2d_cifar,
+    "stylegan2-d2d-cifar-ada": conditional.stylegan2_d2d_cifar_ada,
+    "stylegan2-d2d-cifar-diffaugment": conditional.stylegan2_d2d_cifar_diffaugment,
+    "stylegan2-d2d-cub200": conditional.stylegan2_d2d_cub200,
+    "stylegan2-d2d-afhq": conditional.stylegan2_d2d_afhq,
+    "stylegan2-d2d-imagenet": conditional.stylegan2_d2d_imagenet,
 }
 """Every recipe by name. The settings of one are what its function returns; `auto` (see `recipes.auto`) chooses one."""

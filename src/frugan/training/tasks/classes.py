@@ -124,18 +124,18 @@ class ClassesConfig:
                 "this recipe learns classes and the pictures have no labels: put each class in a folder of its own, or "
                 "choose a recipe without classes"
             )
-        return self._sized(resolution, channels=channels, num_classes=num_classes)
+        return self.sized(resolution, channels=channels, num_classes=num_classes)
 
     def shrink(self, resolution: int) -> "ClassesConfig":
         """The same method with networks for seconds on a CPU, and ADA at work from the start."""
         return dataclasses.replace(
-            self._sized(resolution, width=4),
+            self.sized(resolution, width=4),
             lecam=self.lecam and dataclasses.replace(self.lecam, start_images=0),
             augment=at_work(self.augment),
             statistics=self.statistics.shrunk(),
         )
 
-    def _sized(self, resolution: int, **changes: int) -> "ClassesConfig":
+    def sized(self, resolution: int, **changes: int) -> "ClassesConfig":
         """With networks of that resolution, and z as many numbers for each step as before. Attention stays at the
         resolutions that there still are.
         """
