@@ -64,6 +64,9 @@ def test_pairs_that_are_none_are_seen(tmp_path: Path, picture: Draw) -> None:
     wrong = look(outlined(tmp_path / "wrong", picture, 20, shift=3))
     assert right.likeness is not None and right.likeness[0] > right.likeness[1] + 0.2 and not right.looks_unpaired
     assert wrong.looks_unpaired and any("no more alike" in reason for reason in recommend_pairs(wrong).reasons)
+    assert recommend_pairs(wrong).recipe == "pix2pix"  # too few to decide it
+    many = [look(outlined(tmp_path / f"many{shift}", picture, 32, shift=shift)) for shift in (0, 3)]
+    assert [recommend_pairs(found).recipe for found in many] == ["pix2pix", "cyclegan"]
 
 
 def test_two_domains(tmp_path: Path, picture: Draw) -> None:

@@ -16,6 +16,7 @@ class Teller:
         self._plain_seconds = plain_seconds
         self._width = 0
         self._left: tuple[float, int] | None = None
+        self._said = set[str]()
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -23,6 +24,12 @@ class Teller:
             return
         self._clear()
         print(text, flush=True)
+
+    def say_once(self, text: str) -> None:
+        """A line that stays, unless it was said before."""
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
 
     def progress(self, done: int, total: int, text: str) -> None:
         """How far some preparation is."""

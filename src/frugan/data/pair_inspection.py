@@ -18,7 +18,7 @@ from frugan.data.sources import Source, open_source
 from frugan.data.write import labelled_grid
 
 _SHEET_ROWS, _SHEET_PAIRS = 8, 4
-_FEWEST_COMPARED = 8
+_FEWEST_COMPARED, _ENOUGH_COMPARED = 8, 30
 _FEW = 200
 _SIZES = (512, 256, 128, 64)
 _PUBLISHED = 256
@@ -216,19 +216,23 @@ def recommend_pairs(report: PairReport) -> PairAdvice:
 def _recipe(report: PairReport) -> tuple[Literal["pix2pix", "cyclegan", "gaugan"], str]:
     if report.has_maps:
         return "gaugan", "gaugan: label maps are to become pictures"
+    if report.looks_unpaired and _count(report) >= _ENOUGH_COMPARED:
+        why = "cyclegan: both sides have the same names, but the pictures of a pair are no more alike than any two"
+        return "cyclegan", f"{why}; if they do belong together: pix2pix"
     if report.is_paired:
         return "pix2pix", "pix2pix: every source has its target"
     return "cyclegan", "cyclegan: two domains, of which no picture has a partner"
 
 
+def _count(report: PairReport) -> int:
+    return min(len(report.source.names), len(report.target.names))
+
+
 def _worries(report: PairReport) -> Sequence[str]:
-    count = min(len(report.source.names), len(report.target.names))
-    worries = []
-    if report.looks_unpaired:
-        worries.append(
-            "the pictures of a pair are no more alike than any two: if they do not belong together: cyclegan"
-        )
-    if report.wrong_sizes:
+    count, worries = _count(report), []
+    if report.looks_unpaired and _recipe(report)[0] != "cyclegan":
+        worries.append("the pictures of a pair are no more alike than any two: do they belong together?")
+    if report.wrong_sizes and _recipe(report)[0] != "cyclegan":
         worries.append(
             f"{len(report.wrong_sizes):,} pairs have two sizes: training refuses them; resize or remove them"
         )
