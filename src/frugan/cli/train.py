@@ -210,17 +210,17 @@ def run(
 def _say_what_was_done(dataset: "Dataset", teller: Teller) -> None:
     """Say aloud what a set lost or gained on the way: pictures left out, pictures enlarged."""
     if dataset.skipped:
-        name, reason = dataset.skipped[0]
-        teller.say(f"  left out {len(dataset.skipped):,} of {len(dataset.skipped) + len(dataset):,}: {name}: {reason}")
+        (name, reason), lost = dataset.skipped[0], len(dataset.skipped)
+        teller.say_once(f"  left out {lost:,} of {lost + len(dataset):,}: {name}: {reason}")
     enlarged = dataset.facts.num_upscaled
     if enlarged:
         which = (
             f"  {enlarged:,} of {len(dataset):,} pictures are smaller than {dataset.resolution + dataset.margin[0]} px"
         )
         if dataset.crop is not None:
-            teller.say(f"{which}, from which {dataset.crop} px are cut at random, and were enlarged")
+            teller.say_once(f"{which}, from which {dataset.crop} px are cut at random, and were enlarged")
             return
-        teller.say(
+        teller.say_once(
             f"{which} and were enlarged: they are not sharp, and what learns from them will not be. A smaller "
             "--resolution avoids it"
         )
