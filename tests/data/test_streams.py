@@ -392,3 +392,9 @@ def test_a_second_start_reads_the_cache(tmp_path: Path, picture: Draw) -> None:
 def test_an_open_source_can_be_given(tmp_path: Path, picture: Draw) -> None:
     root = folders(tmp_path, picture, "A", "B")
     assert belong(prepare_streams(open_source(root, "none"), configs(20)))
+
+
+def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "test/source").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"no usable picture in '.*test' \(it is empty\)"):
+        prepare_streams(tmp_path / "test", configs())

@@ -161,8 +161,8 @@ def _translations(
     try:
         streams = prepare_streams(source, tested, teller.progress)
     except DataError as problem:  # it has parts, but none for tests that has both sides
-        teller.say(f"scored on all that is for training: {problem}")
         streams = prepare_streams(source, configs, teller.progress)
+        teller.say(f"scored on all that is for training: {problem}")
     known = folder.read_facts().get("fingerprints") or {}
     if known.get("source") == streams["source"].fingerprint:
         teller.say("these are the pictures that it learned from, and there is no part for tests to score it on")

@@ -5,6 +5,8 @@ import sys
 import time
 from typing import Any
 
+_MOST_PARTS = 2  # of the losses, where none of them is the whole
+
 
 class Teller:
     """Prints progress, status lines and events; in a terminal the newest status overwrites the last one."""
@@ -68,11 +70,10 @@ class Teller:
 def _status(line: dict[str, Any]) -> str:
     seen, total = line["images_seen"], line["total_images"]
     speed = max(line["images_per_second"], 1e-9)
-    losses = "  ".join(
-        f"{name.removesuffix('/loss')} {value:.2f}"
-        for name, value in line["losses"].items()
-        if name.endswith("/loss") and value is not None
-    )
+    known = {name: value for name, value in line["losses"].items() if value is not None}
+    whole = {name.removesuffix("/loss"): value for name, value in known.items() if name.endswith("/loss")}
+    parts = {name.rpartition("/")[2].replace("_", " "): value for name, value in list(known.items())[:_MOST_PARTS]}
+    losses = "  ".join(f"{name} {value:.2f}" for name, value in (whole or parts).items())
     stage = line.get("progress") or {}
     size = f"{stage['resolution']:.0f} px  alpha {stage['alpha']:.2f}  " if "alpha" in stage else ""
     sign = line["stats"].get("real_sign")

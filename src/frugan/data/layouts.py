@@ -13,7 +13,7 @@ import numpy as np
 from frugan.data.label_sets import CITYSCAPES, COCO_STUFF
 from frugan.data.maps import CLASS_FILE, MapRules, read_rules
 from frugan.data.pictures import DataError, Half, Part, PictureError, open_picture
-from frugan.data.sources import Source, read_notes
+from frugan.data.sources import Source, no_pictures, read_notes
 
 Pairing = Literal["paired", "unpaired"]
 Role = Literal["source", "target", "image", "label", "instance"]
@@ -403,6 +403,8 @@ def _refuse_one_side(opened: Source, found: Sides, is_asked: bool) -> None:
 
 
 def _no_layout(opened: Source, pairing: Pairing | None) -> DataError:
+    if not opened.names:
+        return no_pictures(opened, opened.skipped)
     what = "two domains" if pairing == "unpaired" else "pairs of pictures"
     more = "" if pairing == "unpaired" else ". Two folders that do not belong together are for cyclegan"
     return DataError(
