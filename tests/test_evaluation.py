@@ -83,7 +83,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-BY_NETWORK = tuple(name for name in METRICS if name not in ("swd", "ms-ssim"))
+BY_NETWORK = tuple(name for name in METRICS if name not in ("swd", "ms-ssim", "classes"))
 
 
 def config(*metrics: str, **settings: object) -> EvaluationConfig:
@@ -308,3 +308,86 @@ def test_the_quick_score_tells_copies_from_new_pictures() -> None:
     assert quick_score(copier, dataset, 100).nearest_neighbour_ratio == pytest.approx(1.0, abs=0.05)
     alike = from_arrays(np.repeat(noise[:1], 8, axis=0))
     assert quick_score(copier, alike, 100).nearest_neighbour_ratio is None
+
+
+# ---- class by class -------------------------------------------------------------------------------------------------
+
+
+def labelled(model: Model, counts: dict[str, int]) -> Dataset:
+    """Pictures that the model itself draws of its classes, under these names."""
+    classes = [number for number, count in enumerate(counts.values()) for _ in range(count)]
+    images = model.sample(range(len(classes)), classes=classes).numpy()
+    return from_arrays(images, classes, list(counts))
+
+
+def test_scores_by_class_are_those_of_the_class_alone() -> None:
+    model = make(num_classes=3)
+    reals = labelled(model, {"0": 20, "1": 12, "2": 1})
+    scores = Evaluator(reals, TinyExtractor(), config("classes", num_per_class=8)).score(model)
+    table = scores.classes
+    assert table is not None and [(row.num_fake, row.num_real) for row in table.rows] == [(8, 20), (8, 12), (8, 1)]
+    extractor = TinyExtractor()
+    fakes = extractor(model.sample(range(10_008, 10_016), classes=[1] * 8).float(), ("pool",))["pool"]
+    own = extractor(reals.batch(range(20, 32)).float(), ("pool",))["pool"]
+    values = table.rows[1].values
+    assert values["FD"] == pytest.approx(frechet_distance_of(fakes, own), rel=1e-6)
+    assert values["KID"] == pytest.approx(kid_exact(fakes, own).value, rel=1e-6)
+    single = table.rows[2].values
+    assert [name for name, value in single.items() if value is not None] == ["own"]
+    first, second = table.rows[0].values["FD"], values["FD"]
+    assert first is not None and table.mean("FD") == (pytest.approx((first + second) / 2), 2)
+    assert scores.values["intra-FD-tiny"] == pytest.approx((first + second) / 2)
+    text = scores.text()
+    assert "too few pictures for FD, so not in its mean: 2 (1)" in text and "compare it at equal numbers only" in text
+    plain = json.loads(json.dumps(scores.as_dict(), allow_nan=False))["by_class"]
+    assert plain["classes"][2]["values"]["FD"] is None and plain["means"]["FD"]["classes"] == 2
+
+
+def test_each_class_is_found_by_its_name_and_a_mix_up_is_seen() -> None:
+    model = make(num_classes=2)
+    with torch.no_grad():
+        model.generator.mapping.fc0.weight[:, :8] *= 0.02  # latents hardly matter: pictures of a class are alike
+    named = dataclasses.replace(model, info={"class_names": ["ant", "bee"]})
+    right = labelled(model, {"ant": 12, "bee": 12})
+    swapped = [1] * 12 + [0] * 12
+    wrong = from_arrays(np.asarray(right.images), swapped, ["ant", "bee"])
+    backward = from_arrays(np.asarray(right.images), swapped, ["bee", "ant"])
+    shares = []
+    for reals in (right, wrong, backward):
+        table = Evaluator(reals, TinyExtractor(), config("classes", num_per_class=12)).score(named).classes
+        assert table is not None
+        shares.append(table.mean("own")[0])
+    assert shares[0] > 0.9 and shares[1] < 0.1 and shares[2] == shares[0]
+
+
+def test_classes_that_do_not_fit_are_refused() -> None:
+    model = dataclasses.replace(make(num_classes=2), info={"class_names": ["ant", "bee"]})
+    with pytest.raises(ValueError, match="need real pictures with classes"):
+        Evaluator(noise(20), TinyExtractor(), config("classes"))
+    strangers = labelled(model, {"ant": 6, "bees": 6})
+    with pytest.raises(ValueError, match=r"knows no class 'bees'.*did you mean 'bee'"):
+        Evaluator(strangers, TinyExtractor(), config("classes")).score(model)
+    with pytest.raises(ValueError, match="this one was trained without"):
+        Evaluator(strangers, TinyExtractor(), config("classes")).score(make())
+    with pytest.raises(ValueError, match="generated pictures need the classes of the real ones"):
+        Evaluator(strangers, TinyExtractor(), config("classes", num_fake=None)).score(noise(20))
+
+
+def test_how_classes_are_drawn_is_in_the_protocol() -> None:
+    model = dataclasses.replace(make(num_classes=2), info={"class_names": ["ant", "bee"]})
+    fitting, strangers = labelled(model, {"ant": 6, "bee": 6}), labelled(model, {"cat": 6, "dog": 6})
+    told = [
+        Evaluator(reals, TinyExtractor(), config("fid")).score(model).protocol.classes
+        for reals in (fitting, strangers, noise(20))
+    ]
+    assert told[0] is not None and "as often as the real pictures" in told[0]
+    assert told[1] is not None and "others" in told[1] and told[2] is not None and "none" in told[2]
+    assert Evaluator(noise(20), TinyExtractor(), config("fid")).score(make()).protocol.classes is None
+
+
+def test_the_sheet_of_classes_has_a_row_for_each() -> None:
+    model = make(num_classes=2)
+    evaluator = Evaluator(labelled(model, {"0": 6, "1": 6}), TinyExtractor(), config("classes"))
+    evaluator.score(model)
+    sheet = evaluator.class_sheet(model)
+    assert sheet.shape[0] == 3 and sheet.shape[1] > 2 * 64 and sheet.shape[2] > 4 * 64

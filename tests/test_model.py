@@ -12,6 +12,7 @@ from frugan import models
 from frugan.checkpoint import CheckpointError
 from frugan.data.dataset import to_uint8
 from frugan.model import Model, describe_nets, load, save
+from frugan.model.classes import classes_as_in
 from frugan.models.progan import ProGANConfig, ProGANDiscriminator, ProGANDiscriminatorConfig, ProGANGenerator
 from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
 from frugan.models.subnet import Subnet
@@ -296,3 +297,45 @@ def test_wanderings_of_classes_and_of_a_growing_model() -> None:
 def test_wanderings_that_cannot_be(seeds: list[int], sigma: float, part: str) -> None:
     with pytest.raises(ValueError, match=part):
         wandering(make(), seeds, sigma=sigma)
+
+
+# ---- truncation by class --------------------------------------------------------------------------------------------
+
+
+def test_truncation_to_a_class_draws_towards_its_own_average() -> None:
+    model = make(num_classes=3)
+    seeds, classes = list(range(6)), [0, 1, 2, 0, 1, 2]
+    whole = model.w(seeds, classes=classes)
+    centres = torch.stack(
+        [model.w(range(3000), classes=[number] * 3000)[:, 0].double().mean(dim=0) for number in range(3)]
+    )
+    nothing_left = model.w(seeds, classes=classes, psi=0.0, truncate_to="class")
+    spread = float(model.w(range(500), classes=[0] * 500)[:, 0].std())
+    for row, number in enumerate(classes):  # 3000 other latents: means apart by a few of their standard errors
+        apart = (nothing_left[row, 0].double() - centres[number]).abs().max()
+        assert apart < 5 * spread * (1 / 3000 + 1 / 4096) ** 0.5
+    half = model.w(seeds, classes=classes, psi=0.5, truncate_to="class")
+    assert torch.allclose(half, (whole + nothing_left) / 2, atol=1e-6)
+    assert torch.equal(model.w(seeds, classes=classes, psi=1.0, truncate_to="class"), whole)
+    assert torch.equal(make(num_classes=3).w(seeds, classes=classes, psi=0.5, truncate_to="class"), half)
+    some = model.w(seeds, classes=classes, psi=0.5, cutoff=2, truncate_to="class")
+    assert torch.equal(some[:, :2], half[:, :2]) and torch.equal(some[:, 2:], whole[:, 2:])
+    assert not torch.allclose(model.w(seeds, classes=classes, psi=0.5), half, atol=1e-3)
+    assert torch.equal(
+        model.sample(seeds, classes=classes, psi=0.5, truncate_to="class", batch=4), model.synthesize(half)
+    )
+
+
+def test_truncation_to_a_class_needs_classes_and_styles() -> None:
+    with pytest.raises(ValueError, match="trained without classes: truncate to all"):
+        make().sample([0], psi=0.5, truncate_to="class")
+    with pytest.raises(ValueError, match="has no styles"):
+        grow(num_classes=2).sample([0], truncate_to="class")
+
+
+def test_classes_as_in_a_set_follow_its_counts_and_the_seed_alone() -> None:
+    found = classes_as_in([30, 0, 10], range(4000))
+    assert found[17:20] == classes_as_in([30, 0, 10], [17, 18, 19])
+    assert 1 not in found and 0.70 < found.count(0) / 4000 < 0.80
+    with pytest.raises(ValueError, match="no pictures of them"):
+        classes_as_in([0, 0], [1])

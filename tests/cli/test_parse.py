@@ -45,3 +45,37 @@ def test_seeds_that_are_none_are_refused(text: str) -> None:
 
 def test_times_in_words() -> None:
     assert [words(seconds) for seconds in (5, 600, 7380, 190_000)] == ["5 s", "10 min", "2 h 3 min", "2 d 4 h"]
+
+
+NAMES = ("cat", "dog", "cats, big", "3", "猫/house", "it's")
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("cat,dog", [0, 1]),
+        ("cats, big,dog", [2, 1]),
+        (" dog , cat", [1, 0]),
+        ("3", [3]),
+        ("0-2,4", [0, 1, 2, 4]),
+        ("猫/house,it's", [4, 5]),
+        ("DOG", [1]),
+    ],
+)
+def test_classes(text: str, numbers: list[int]) -> None:
+    assert parse.classes(text, NAMES) == numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("catt", "did you mean 'cat'"),
+        ("zebra", "it has cat, dog"),
+        ("6", "0 to 5"),
+        ("4-2", "0 to 5"),
+        (" ", "no class"),
+    ],
+)
+def test_classes_that_do_not_exist(text: str, part: str) -> None:
+    with pytest.raises(ValueError, match=part):
+        parse.classes(text, NAMES)

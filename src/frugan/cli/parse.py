@@ -1,12 +1,15 @@
 """Words of the command line that are more than a number: durations, seeds, amounts of images, sources."""
 
+import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from frugan.data import Source
 
+_SHOWN = 12
 _UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 _FACTORS = {"": 1, "k": 1_000, "m": 1_000_000}
 
@@ -38,6 +41,41 @@ def seeds(text: str) -> list[int]:
     from frugan.runtime import parse_seeds  # the runtime stands alone, so the one copy is there
 
     return parse_seeds(text)
+
+
+def classes(text: str, names: Sequence[str]) -> list[int]:
+    """The numbers of the classes of `cat,dog`, `cat,3` or `0-4`: a name counts before a number, and a longer one (with
+    commas in it) before a shorter one.
+    """
+    number = {name.strip(): index for index, name in enumerate(names)}
+    parts, found, start = text.split(","), list[int](), 0
+    while start < len(parts):
+        ends = range(len(parts), start, -1)
+        end = next((end for end in ends if ",".join(parts[start:end]).strip() in number), None)
+        if end is not None:
+            found.append(number[",".join(parts[start:end]).strip()])
+        elif parts[start].strip():
+            found += _class_numbers(parts[start].strip(), names)
+        start = end or start + 1
+    if not found:
+        raise ValueError(f"--classes names no class, got {text!r}")
+    return found
+
+
+def _class_numbers(text: str, names: Sequence[str]) -> list[int]:
+    match = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", text)
+    if match is None:
+        same = [index for index, name in enumerate(names) if name.strip().casefold() == text.casefold()]
+        if len(same) == 1:
+            return same
+        close = difflib.get_close_matches(text, names, n=1)
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {shown} (`frugan info` lists them)"
+        raise ValueError(f"this model has no class {text!r}; {hint}")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if not first <= last < len(names):
+        raise ValueError(f"a class number must be 0 to {len(names) - 1}, got {text}")
+    return list(range(first, last + 1))
 
 
 def source(text: str) -> "Path | Source":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from frugan.model import Model, Noise
 
+_ROW, _ROWS = 16, 64  # pictures in a row of a sheet by classes, and rows
 Form = Literal["png", "grid", "folder", "zip", "gif", "mp4", "webp"]
 
 
@@ -27,8 +28,10 @@ def sample(
     count: Annotated[int | None, Parameter(name=["--count", "-n"])] = None,
     psi: float | None = None,
     cutoff: int | None = None,
+    truncate_to: Literal["all", "class"] = "all",
     classes: str | None = None,
     per_class: int | None = None,
+    balance: Literal["even", "data"] | None = None,
     noise: Literal["const", "none", "random"] = "const",
     resolution: int | None = None,
     to: Form = "png",
@@ -56,10 +59,15 @@ def sample(
         Below 1 tamer, more typical pictures; 1 all the variety (measure at 1). By default 0.7 where a model has styles.
     cutoff
         Apply psi to the first so many layers only.
+    truncate_to
+        What psi below 1 draws towards: the average of all classes, or that of the picture's own class.
     classes
-        Names or numbers, separated by commas.
+        Names or numbers, separated by commas, such as cat,dog or 0-4; by default all in turn. A row for each in the
+        grid.
     per_class
-        So many pictures of each class.
+        So many pictures of each class, all of the same seeds (in a folder or zip, of seeds of their own).
+    balance
+        How often a class is drawn: even, or as in the data it learned from.
     noise
         const: the model's own; random: new for each seed; none.
     resolution
@@ -88,104 +96,205 @@ def sample(
     from frugan import load
 
     loaded = load(model, device=device)
-    psi = (0.7 if loaded.has_styles else 1.0) if psi is None else psi
     is_film, shape = to in ("gif", "mp4", "webp"), _shape(grid, walk, to)
     usual = 64 if not is_film else shape[0] * shape[1] if shape else 8 if walk == "eased" else 12
-    chosen, labels = _plan(loaded, seeds, count, classes, per_class, default=usual)
+    wish = _Wish(seeds, count, classes, per_class, balance, default=usual, is_set=to in ("folder", "zip"))
+    chosen, numbers = _plan(wish, loaded)
+    drawing = Drawing(
+        model=loaded,
+        seeds=chosen,
+        classes=numbers,
+        psi=(0.7 if loaded.has_styles else 1.0) if psi is None else psi,
+        cutoff=cutoff,
+        truncate_to=truncate_to,
+        noise=noise,
+        resolution=resolution,
+        batch=batch,
+    )
     if is_film and walk == "smooth":
-        film = Film(_as_file(out, to), fps, seconds, seconds_between)
-        _smooth_walk(loaded, chosen, labels, psi, resolution, shape, film, batch)
+        _smooth_walk(drawing, shape, Film(_as_file(out, to), fps, seconds, seconds_between))
     elif is_film:
-        _walk(loaded, chosen, labels, psi, resolution, _as_file(out, to), fps, seconds_between, batch)
+        _walk(drawing, _as_file(out, to), fps, seconds_between)
     elif to in ("folder", "zip"):
-        target = _as_file(out, to) if to == "zip" else out
-        _data_set(loaded, chosen, labels, psi, cutoff, noise, resolution, target, batch, overwrite)
+        _data_set(drawing, _as_file(out, to) if to == "zip" else out, wish, overwrite)
     else:
-        _pictures(loaded, chosen, labels, psi, cutoff, noise, resolution, out, batch, only_grid=to == "grid")
+        _pictures(drawing, out, only_grid=to == "grid")
 
 
-def _plan(
-    model: "Model", seeds: str | None, count: int | None, classes: str | None, per_class: int | None, default: int
-) -> tuple[list[int], list[int | str] | None]:
-    names: list[int | str] = [part.strip() for part in classes.split(",")] if classes else list(model.class_names)
-    if classes and not model.class_names:
-        raise ValueError("this model was trained without classes: leave --classes out")
-    if per_class is not None:
-        if not names:
-            raise ValueError("this model was trained without classes: use -n or --seeds instead of --per-class")
-        return list(range(per_class * len(names))), [name for name in names for _ in range(per_class)]
-    if seeds is not None and count is not None:
+@dataclasses.dataclass(frozen=True)
+class _Wish:
+    """Which pictures the user asked for, as typed."""
+
+    seeds: str | None
+    count: int | None
+    classes: str | None
+    per_class: int | None
+    balance: Literal["even", "data"] | None
+    default: int
+    is_set: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """Which pictures are drawn of a model, and how; `classes`: a number for each seed, None without classes."""
+
+    model: "Model"
+    seeds: list[int]
+    classes: list[int] | None
+    psi: float
+    cutoff: int | None
+    truncate_to: Literal["all", "class"]
+    noise: "Noise"
+    resolution: int | None
+    batch: int
+
+    def parts(self, start: int = 0) -> "Iterator[Tensor]":
+        """The pictures from that place on, batch by batch."""
+        return self.model.stream(
+            self.seeds[start:],
+            None if self.classes is None else self.classes[start:],
+            psi=self.psi,
+            cutoff=self.cutoff,
+            truncate_to=self.truncate_to,
+            noise=self.noise,
+            resolution=self.resolution,
+            batch=self.batch,
+        )
+
+    def name_of(self, index: int) -> str:
+        """What the class of a picture is called."""
+        return "" if self.classes is None else self.model.class_names[self.classes[index]]
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What is noted in every picture."""
+        known = {"frugan:model": self.model.hash, "frugan:psi": f"{self.psi:g}", "frugan:noise": self.noise}
+        return known | ({"frugan:truncate_to": self.truncate_to} if self.truncate_to != "all" else {})
+
+
+def _plan(wish: _Wish, model: "Model") -> tuple[list[int], list[int] | None]:
+    """The seeds, and the class number of each."""
+    names = model.class_names
+    if not names:
+        asked = {"--classes": wish.classes, "--per-class": wish.per_class, "--balance": wish.balance}
+        for flag, value in asked.items():
+            if value is not None:
+                raise ValueError(f"this model was trained without classes: leave {flag} out")
+    numbers = list(range(len(names))) if wish.classes is None else parse.classes(wish.classes, names)
+    if wish.per_class is not None:
+        return _each_class(wish, numbers, wish.per_class)
+    if wish.seeds is not None and wish.count is not None:
         raise ValueError("give --seeds or -n, not both")
-    chosen = parse.seeds(seeds) if seeds is not None else list(range(default if count is None else count))
+    default = wish.default if wish.count is None else wish.count
+    chosen = parse.seeds(wish.seeds) if wish.seeds is not None else list(range(default))
     if not chosen:
         raise ValueError("at least one picture must be asked for, got none")
-    return chosen, [names[index % len(names)] for index in range(len(chosen))] if classes else None
+    if not names:
+        return chosen, None
+    if wish.balance == "data":
+        return chosen, _as_in_data(model, chosen, numbers)
+    if wish.classes is None:
+        return chosen, [seed % len(names) for seed in chosen]
+    return chosen, [numbers[index % len(numbers)] for index in range(len(chosen))]
+
+
+def _each_class(wish: _Wish, numbers: list[int], per_class: int) -> tuple[list[int], list[int]]:
+    for flag, value in {"--seeds": wish.seeds, "-n": wish.count, "--balance": wish.balance}.items():
+        if value is not None:
+            raise ValueError(f"--per-class says how many pictures there are of each class: leave {flag} out")
+    if per_class < 1:
+        raise ValueError(f"--per-class must be 1 or more, got {per_class}")
+    classes = [number for number in numbers for _ in range(per_class)]
+    seeds = range(len(classes))
+    return [seed if wish.is_set else seed % per_class for seed in seeds], classes
+
+
+def _as_in_data(model: "Model", seeds: list[int], numbers: list[int]) -> list[int]:
+    from frugan.model.classes import classes_as_in
+
+    counts = (model.info.get("data") or {}).get("class_counts")
+    if counts is None:
+        raise ValueError("this model does not tell how many pictures its classes had: leave --balance data out")
+    found = classes_as_in([counts[number] for number in numbers], seeds)
+    return [numbers[place] for place in found]
 
 
 def _as_file(out: Path, suffix: str) -> Path:
     return out if out.suffix.lower() == f".{suffix}" else out.with_name(f"{out.name}.{suffix}")
 
 
-def _metadata(model: "Model", psi: float, noise: str) -> dict[str, str]:
-    return {"frugan:model": model.hash, "frugan:psi": f"{psi:g}", "frugan:noise": noise}
-
-
-def _pictures(
-    model: "Model",
-    seeds: list[int],
-    labels: list[int | str] | None,
-    psi: float,
-    cutoff: int | None,
-    noise: "Noise",
-    resolution: int | None,
-    out: Path,
-    batch: int,
-    only_grid: bool,
-) -> None:
+def _pictures(drawing: Drawing, out: Path, only_grid: bool) -> None:
     import torch
 
     from frugan.data import write
 
-    images, done = [], 0
+    images, done, seeds = [], 0, drawing.seeds
     teller = Teller()
-    drawn = model.stream(seeds, labels, psi=psi, cutoff=cutoff, noise=noise, resolution=resolution, batch=batch)
-    for part in drawn:
+    for part in drawing.parts():
         images.append(part.cpu())
         for image in () if only_grid else part.cpu():
-            facts = _metadata(model, psi, noise) | {"frugan:seed": str(seeds[done])}
-            if labels is not None:
-                facts["frugan:class"] = str(labels[done])
+            facts = drawing.facts | {"frugan:seed": str(seeds[done])}
+            if drawing.classes is not None:
+                facts["frugan:class"] = drawing.name_of(done)
             out.mkdir(parents=True, exist_ok=True)
-            write.save_png(out / f"seed{seeds[done]:05d}{_suffix(labels, done)}.png", image, facts)
+            write.save_png(out / f"seed{seeds[done]:05d}{_suffix(drawing, done)}.png", image, facts)
             done += 1
         teller.progress(sum(map(len, images)), len(seeds), "drawing")
     path = out if out.suffix == ".png" else out / "grid.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write.save_png(path, write.grid(torch.cat(images)), _metadata(model, psi, noise))
+    write.save_png(path, _sheet(drawing, torch.cat(images), teller), drawing.facts)
     teller.say(f"drawn: {len(seeds)} pictures, {path}")
 
 
-def _suffix(labels: list[int | str] | None, index: int) -> str:
-    if labels is None:
+def _suffix(drawing: Drawing, index: int) -> str:
+    """The class in a file name: its number, as different names may look alike in plain letters, and its name."""
+    if drawing.classes is None:
         return ""
-    return "-" + "".join(letter if letter.isalnum() else "_" for letter in str(labels[index]))
+    plain = "".join(letter if letter.isalnum() else "_" for letter in drawing.name_of(index))[:40]
+    return f"-{drawing.classes[index]}-{plain}"
 
 
-def _walk(
-    model: "Model",
-    seeds: list[int],
-    labels: list[int | str] | None,
-    psi: float,
-    resolution: int | None,
-    path: Path,
-    fps: float,
-    seconds_between: float,
-    batch: int,
-) -> None:
+def _sheet(drawing: Drawing, images: "Tensor", teller: Teller) -> "Tensor":
+    """A titled row (or several) for each class where it has two pictures or more, else the class below each picture."""
     from frugan.data import write
 
-    between = max(round(fps * seconds_between), 1)
-    parts = model.walk(seeds, frames_between=between, psi=psi, classes=labels, resolution=resolution, batch=batch)
+    if drawing.classes is None:
+        return write.grid(images)
+    members: dict[int, list[int]] = {}
+    for place, number in enumerate(drawing.classes):
+        members.setdefault(number, []).append(place)
+    names = write.titles(drawing.model.class_names)
+    if len(members) == len(images):
+        places = list(range(len(images)))
+        rows = [("", images[places[start : start + _ROW]]) for start in places[::_ROW]]
+        below = [names[drawing.classes[place]] for place in places]
+        return write.labelled_grid(
+            rows[:_ROWS], captions=[below[start : start + _ROW] for start in places[::_ROW]][:_ROWS]
+        )
+    rows = []
+    for number, own in members.items():
+        rows += [
+            (names[number] if start == 0 else "", images[own[start : start + _ROW]])
+            for start in range(0, len(own), _ROW)
+        ]
+    if len(rows) > _ROWS:
+        teller.say(f"the sheet shows the first {_ROWS} of {len(rows)} rows")
+    return write.labelled_grid(rows[:_ROWS])
+
+
+def _walk(drawing: Drawing, path: Path, fps: float, seconds_between: float) -> None:
+    from frugan.data import write
+
+    between, seeds = max(round(fps * seconds_between), 1), drawing.seeds
+    parts = drawing.model.walk(
+        seeds,
+        frames_between=between,
+        psi=drawing.psi,
+        truncate_to=drawing.truncate_to,
+        classes=drawing.classes,
+        resolution=drawing.resolution,
+        batch=drawing.batch,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     write.save_video(path, (frame.cpu() for part in parts for frame in part), fps)
     print(f"drawn: a walk of {between * len(seeds)} frames through {len(seeds)} seeds, {path}")
@@ -213,26 +322,26 @@ def _shape(grid: str | None, walk: str, to: Form) -> tuple[int, int] | None:
     return int(columns), int(rows)
 
 
-def _smooth_walk(
-    model: "Model",
-    seeds: list[int],
-    labels: list[int | str] | None,
-    psi: float,
-    resolution: int | None,
-    shape: tuple[int, int] | None,
-    film: Film,
-    batch: int,
-) -> None:
+def _smooth_walk(drawing: Drawing, shape: tuple[int, int] | None, film: Film) -> None:
     from frugan.data import write
 
+    seeds = drawing.seeds
     if shape is not None and shape[0] * shape[1] != len(seeds):
         raise ValueError(f"a grid of {shape[0]}x{shape[1]} needs {shape[0] * shape[1]} seeds, got {len(seeds)}")
     frames = round(film.fps * film.seconds)
     if film.seconds < 4 * film.sigma_seconds or frames < 2:
         raise ValueError(f"--seconds must be at least 4 times --seconds-between, got {film.seconds:g}")
     columns = None if shape is None else shape[0]
-    options = {"psi": psi, "classes": labels, "resolution": resolution, "batch": batch}
-    moments = model.wander(seeds, frames=frames, sigma=film.fps * film.sigma_seconds, **options)  # type: ignore[arg-type]
+    moments = drawing.model.wander(
+        seeds,
+        frames=frames,
+        sigma=film.fps * film.sigma_seconds,
+        psi=drawing.psi,
+        truncate_to=drawing.truncate_to,
+        classes=drawing.classes,
+        resolution=drawing.resolution,
+        batch=drawing.batch,
+    )
     teller = Teller()
 
     def sheets() -> "Iterator[Tensor]":
@@ -245,31 +354,19 @@ def _smooth_walk(
     teller.say(f"drawn: a smooth walk of {frames} frames, {len(seeds)} seeds side by side, {film.path}")
 
 
-def _data_set(
-    model: "Model",
-    seeds: list[int],
-    labels: list[int | str] | None,
-    psi: float,
-    cutoff: int | None,
-    noise: "Noise",
-    resolution: int | None,
-    path: Path,
-    batch: int,
-    overwrite: bool,
-) -> None:
+def _data_set(drawing: Drawing, path: Path, wish: _Wish, overwrite: bool) -> None:
     from frugan.data.sink import Sink
 
-    numbers = None if labels is None else [model.class_names.index(str(label)) for label in labels]
-    if labels is None and model.class_names:
-        numbers = [seed % len(model.class_names) for seed in seeds]
-    facts = _metadata(model, psi, noise) | {"frugan:first_seed": str(seeds[0]), "frugan:classes": str(labels is None)}
+    seeds, classes = drawing.seeds, drawing.classes
+    facts = drawing.facts | {"frugan:first_seed": str(seeds[0])}
+    if classes is not None:  # an unfinished set goes on only where the same classes are asked for
+        facts["frugan:classes"] = f"{wish.classes or 'all'}, {wish.per_class or wish.balance or 'even'}"
     teller = Teller()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with Sink(path, total=len(seeds), metadata=facts, overwrite=overwrite) as sink:
-        rest, classes = seeds[sink.count :], None if labels is None else labels[sink.count :]
-        drawn = model.stream(rest, classes, psi=psi, cutoff=cutoff, noise=noise, resolution=resolution, batch=batch)
-        for part in drawn:
-            own = None if numbers is None else numbers[sink.count : sink.count + len(part)]
+    names = drawing.model.class_names
+    with Sink(path, total=len(seeds), metadata=facts, overwrite=overwrite, class_names=names) as sink:
+        for part in drawing.parts(sink.count):
+            own = None if classes is None else classes[sink.count : sink.count + len(part)]
             sink.add(part.cpu(), own)
             teller.progress(sink.count, sink.total, "drawing")
     teller.say(f"drawn: {len(seeds)} pictures, {path}")

@@ -208,10 +208,14 @@ def run(
 
 
 def _say_what_was_done(dataset: "Dataset", teller: Teller) -> None:
-    """Say aloud what a set lost or gained on the way: pictures left out, pictures enlarged."""
+    """Say aloud what a set lost or gained on the way (pictures left out, enlarged), and classes that are too small."""
+    from frugan.training.classes import class_worries
+
     if dataset.skipped:
         (name, reason), lost = dataset.skipped[0], len(dataset.skipped)
         teller.say_once(f"  left out {lost:,} of {lost + len(dataset):,}: {name}: {reason}")
+    for worry in class_worries(dataset):
+        teller.say(f"  {worry}")
     enlarged = dataset.facts.num_upscaled
     if enlarged:
         which = (

@@ -137,7 +137,8 @@ def _by_folder(names: Sequence[str], is_asked: bool) -> Labelled:
     return Labelled(
         names=tuple(name for name, _ in kept),
         labels=tuple(label for _, label in kept),
-        class_names=tuple(class_names),
+        # A folder's name may hold bytes that are no text; the name of a class must be one.
+        class_names=tuple(name.encode("utf-8", "backslashreplace").decode() for name in class_names),
         skipped=tuple((name, "in no sub-folder, so of no class") for name in loose),
     )
 

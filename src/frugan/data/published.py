@@ -107,8 +107,8 @@ def _birds(names: Sequence[str], root: str, read: Read, part: Part) -> Labelled 
             known[f"{root}images/{path}"] = numbers[label], "train" if is_train == "1" else "test"
     wanted: dict[str, int | None] = {}
     for name in names:
-        label, own = known.get(name, (None, "train"))
+        number, own = known.get(name, (None, "train"))
         if part in (own, "all"):
-            wanted[name] = label
+            wanted[name] = number
     called = [re.sub(r"^\d+\.", "", name).replace("_", " ") for name in tables["classes"].values()]
     return _chosen(wanted, called, "CUB-200-2011", part, len(names) - len(wanted))

@@ -13,6 +13,7 @@ import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from frugan.data.animation import WRITERS, write_mp4
 
+T = TypeVar("T")
 Colour = tuple[int, int, int]
 Picture = UInt8[Tensor, "_ _ _"]  # (C, H, W); in sequences, whose members may differ in size
 Pictures = UInt8[Tensor, "_ _ _ _"]  # (N, C, H, W)
@@ -282,6 +284,25 @@ def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text.rstrip() + "…" if text else ""
+
+
+def titles(names: Sequence[str]) -> list[str]:
+    """What rows of these names are called in a sheet: a name that the built-in font cannot draw has its number before
+    what is left of it.
+    """
+    found = []
+    for number, name in enumerate(names):
+        bare = [letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter)]
+        plain = "".join(letter for letter in bare if letter.isascii()).strip()
+        found.append(name if plain and all(map(str.isascii, bare)) else f"{number} {plain}".strip())
+    return found
+
+
+def even(items: Sequence[T], most: int) -> list[T]:
+    """All of them, or `most` of them evenly chosen from the first to the last."""
+    if len(items) <= most:
+        return list(items)
+    return [items[place * (len(items) - 1) // max(most - 1, 1)] for place in range(most)]
 
 
 def side_by_side(

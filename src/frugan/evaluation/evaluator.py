@@ -1,5 +1,6 @@
 """The evaluator: generated pictures against one set of reals."""
 
+import math
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from frugan.data import write
 from frugan.data.dataset import Dataset
 from frugan.data.digests import Progress
+from frugan.evaluation.classes import ClassScores, classes_like
 from frugan.evaluation.looking import Features, device_of, features_of
 from frugan.evaluation.paths import PathScores, check_paths
 from frugan.evaluation.pictures import (
@@ -24,6 +26,7 @@ from frugan.evaluation.pictures import (
 )
 from frugan.evaluation.pixels import PixelScores
 from frugan.evaluation.protocol import (
+    CLASSES,
     DENSITY_K,
     MANIFOLD_K,
     NEIGHBOURS,
@@ -84,6 +87,9 @@ class Evaluator:
         where = torch.device(device)
         self._pixels = PixelScores(reals, wanted, config.pyramid, config.seed, where, self._tell)
         self._paths = None if extractor is None else PathScores(extractor, config.seed, self._tell)
+        self._by_class: ClassScores | None = None
+        if extractor is not None and CLASSES in config.metrics:
+            self._by_class = ClassScores(reals, extractor, config, config.num_real or _MOST_REALS, self._tell)
 
     def _check_pictures(self) -> None:
         config, extractor = self.config, self.extractor
@@ -115,10 +121,16 @@ class Evaluator:
         pictures = self._pictures(fakes, count, is_lasting)
         found = self._paired(fakes, pictures)
         neighbours = None
-        if self.extractor is not None and config.needs_features:
+        if self.extractor is not None and config.needs_mixed_features:
             seen, neighbours = self._by_network(self.extractor, fakes, pictures)
             found = {f"{key}-{self.extractor.name}": value for key, value in seen.items()} | found
         values = {name: _value(value) for name, value in found.items()}
+        table = None
+        if self._by_class is not None and self.extractor is not None:
+            table = self._by_class.score(fakes, self._seeds(1).start, is_lasting)
+            for score in table.rows[0].values:
+                if math.isfinite(mean := table.mean(score)[0]):
+                    values[f"intra-{_called(score, self.extractor)}-{self.extractor.name}"] = mean
         spreads = {name: value.spread for name, value in found.items() if isinstance(value, Estimate)}
         of_reals: dict[str, float] = {}
         if isinstance(fakes, Dataset):
@@ -136,6 +148,7 @@ class Evaluator:
             seconds=time.monotonic() - began,
             of_reals=of_reals,
             neighbours=neighbours,
+            classes=table,
         )
 
     def _by_network(
@@ -162,11 +175,11 @@ class Evaluator:
         config = self.config
         if isinstance(fakes, Dataset):
             return of_dataset(fakes, choice(len(fakes), count, config.seed))
-        passes = config.needs_features + (SWD in config.metrics) + (SIMILARITY in config.metrics)
+        passes = config.needs_mixed_features + (SWD in config.metrics) + (SIMILARITY in config.metrics)
         if fakes.sources is not None:
             is_held = passes + are_paired(fakes.sources, self.reals) > 1
             return of_translations(fakes, self._source_rows(fakes.sources, count), is_lasting, is_held)
-        classes = self._classes(count) if fakes.class_names else None
+        classes, _ = classes_like(fakes, self.reals, count, config.seed)
         return of_model(fakes, self._seeds(count), classes, config.psi, config.noise, is_lasting, is_held=passes > 1)
 
     def _count(self, fakes: Model | Dataset) -> int:
@@ -220,6 +233,7 @@ class Evaluator:
             subsets=config.subsets,
             subset_size=config.subset_size,
             path_distance=self._paths.distance_name if has_paths and self._paths else None,
+            classes=classes_like(fakes, self.reals, 0, 0)[1] if isinstance(fakes, Model) and is_model else None,
             pixels=self._pixel_protocol(pictures),
             pairs=len(self._common(fakes, pictures)[0]) or None,
         )
@@ -281,8 +295,7 @@ class Evaluator:
                 options = {"subsets": config.subsets, "subset_size": config.subset_size}
                 found["KID-subsets"] = kid_subsets(x, y, seed=config.seed, **options)
             elif name == "fid":
-                short = "FID" if extractor.name == "inception_2015" else "FD"
-                found[short] = frechet_distance_of(x, y, config.ddof)
+                found[_called("FD", extractor)] = frechet_distance_of(x, y, config.ddof)
             elif name == "pr":
                 manifolds = precision_recall(x, y, MANIFOLD_K)
                 found |= {"Precision": manifolds.precision, "Recall": manifolds.recall}
@@ -321,13 +334,22 @@ class Evaluator:
         titles = ["generated", "nearest real", "second", "third"]
         return write.labelled_grid(shown, column_titles=titles, captions=captions)
 
+    def class_sheet(self, fakes: Model | Dataset) -> UInt8[Tensor, "3 H W"]:
+        """A picture with a row for each class: the fake that came nearest to a real one of its class, and these.
+
+        Raises ValueError where "classes" was not asked for or nothing was scored yet.
+        """
+        if self._by_class is None:
+            raise ValueError("this sheet needs the metric 'classes', which was not asked for")
+        return self._by_class.sheet(fakes, self._seeds(1).start)
+
     def _fake(self, fakes: Model | Dataset, index: int, count: int) -> UInt8[Tensor, "1 C H W"]:
         config = self.config
         if isinstance(fakes, Dataset):
             return fakes.batch(choice(len(fakes), count, config.seed)[index : index + 1])
         if fakes.sources is not None:
             return fakes.sample([int(self._source_rows(fakes.sources, count)[index])]).cpu()
-        classes = self._classes(count) if fakes.class_names else None
+        classes, _ = classes_like(fakes, self.reals, count, config.seed)
         own = None if classes is None else [classes[index]]
         return fakes.sample([self._seeds(count)[index]], classes=own, psi=config.psi, noise=config.noise).cpu()
 
@@ -337,12 +359,9 @@ class Evaluator:
         first = FIRST_SEED + SEED_STEP * self.config.seed
         return range(first, first + count)
 
-    def _classes(self, count: int) -> list[int | str] | None:
-        """Classes for the fakes as often as the real pictures have them, in a shuffled order."""
-        if self.reals.labels is None:
-            return None
-        order = np.random.RandomState(self.config.seed).permutation(len(self.reals))
-        return [int(self.reals.labels[order[index % len(order)]]) for index in range(count)]
+
+def _called(score: str, extractor: FeatureExtractor) -> str:
+    return "FID" if score == "FD" and extractor.name == "inception_2015" else score
 
 
 def _value(value: Estimate | float) -> float:

@@ -19,12 +19,14 @@ PATHS: dict[str, PathConfig] = {
     "ppl-z-end": PathConfig(space="z", sampling="end"),
     "ppl-z-full": PathConfig(space="z", sampling="full"),
 }
-SWD, SIMILARITY = "swd", "ms-ssim"
-METRICS: tuple[str, ...] = ("kid", "fid", "pr", "dc", "is", "nn", *PATHS, SWD, SIMILARITY)
+SWD, SIMILARITY, CLASSES = "swd", "ms-ssim", "classes"
+METRICS: tuple[str, ...] = ("kid", "fid", "pr", "dc", "is", "nn", CLASSES, *PATHS, SWD, SIMILARITY)
 """What can be asked for: kernel and Fréchet distance, precision and recall, density and coverage, Inception score,
-nearest training pictures, path lengths; without a network the sliced distance over the Laplacian pyramid and MS-SSIM.
+nearest training pictures, all of these class by class, path lengths; without a network the sliced distance over the
+Laplacian pyramid and MS-SSIM.
 """
 
+LEAST_PER_CLASS = 10
 MANIFOLD_K, DENSITY_K, SPLITS, NEIGHBOURS = 3, 5, 10, 3
 _LEAST = {
     **{"kid": 3, "fid": 2, "pr": MANIFOLD_K + 1, "dc": DENSITY_K + 1, "is": SPLITS, "nn": NEIGHBOURS + 1},
@@ -38,7 +40,8 @@ class EvaluationConfig:
 
     `num_fake`: generated pictures (of a folder: None = all). `num_real`: None = all, at most 10,000; fewer than there
     are is a choice by `seed`. Fakes are the seeds 10000 + 1,000,000 x `seed` and up. `psi` 1 measures all the variety.
-    `ddof`: divisor of the covariances, N - ddof. `subsets` of `subset_size`: for KID-subsets. `pyramid`: for
+    `num_per_class`: pictures that a model draws of each class for "classes"; None = an equal share of `num_fake`, at
+    least 10. `ddof`: divisor of the covariances, N - ddof. `subsets` of `subset_size`: for KID-subsets. `pyramid`: for
     swd, which takes as many reals as fakes.
     Raises ValueError.
     """
@@ -47,6 +50,7 @@ class EvaluationConfig:
     features: str = "efficientnet_lite0"
     num_fake: int | None = 2000
     num_real: int | None = None
+    num_per_class: int | None = None
     psi: float = 1.0
     noise: Literal["const", "none", "random"] = "const"
     seed: int = 0
@@ -65,7 +69,7 @@ class EvaluationConfig:
         for count, which in ((self.num_fake, "generated"), (self.num_real, "real")):
             if count is not None:
                 check_count(self.metrics, count, which)
-        for name in ("num_fake", "num_real", "subsets", "subset_size"):
+        for name in ("num_fake", "num_real", "num_per_class", "subsets", "subset_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -78,6 +82,11 @@ class EvaluationConfig:
     def needs_features(self) -> bool:
         """Whether a feature network is needed at all."""
         return not set(self.metrics) <= {SWD, SIMILARITY}
+
+    @property
+    def needs_mixed_features(self) -> bool:
+        """Whether it needs them of pictures of all classes together."""
+        return not set(self.metrics) <= {SWD, SIMILARITY, CLASSES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +125,8 @@ class Protocol:
     """Everything a score depends on: two scores compare only where all of this but `fakes` is equal.
 
     `seeds`, `psi`, `noise`: of the generated pictures, None where they came from files. `extractor`, `fingerprint`,
-    `resizer`: None where no network was asked. `path_distance`: what path lengths were measured with. `pairs`: how many
+    `resizer`: None where no network was asked. `classes`: how those of the generated pictures were chosen; None where
+    there are none. `path_distance`: what path lengths were measured with. `pairs`: how many
     outputs of a translator were held against their own targets.
     """
 
@@ -140,8 +150,98 @@ class Protocol:
     density_k: int = DENSITY_K
     splits: int = SPLITS
     path_distance: str | None = None
+    classes: str | None = None
     pixels: PixelProtocol | None = None
     pairs: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassProtocol:
+    """What the scores by class were computed from; `seeds` None where the pictures came from files."""
+
+    num_fake: int
+    num_real: int
+    num_features: int
+    seeds: str | None
+    ddof: int
+    manifold_k: int = MANIFOLD_K
+    density_k: int = DENSITY_K
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """One class: `values` by score, None where it has too few pictures for it.
+
+    `own` is the share of its generated pictures whose nearest real one, of all classes, is of this class; `own-reals`
+    the same of its real pictures (each without itself): what `own` can be at best, about, with this network.
+    """
+
+    name: str
+    num_fake: int
+    num_real: int
+    values: dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassTable:
+    """The scores of all classes, in the order of the set."""
+
+    rows: tuple[ClassScore, ...]
+    protocol: ClassProtocol
+
+    def mean(self, score: str) -> tuple[float, int]:
+        """The mean of a score over the classes that have it, and how many these are."""
+        found = [value for row in self.rows if (value := row.values[score]) is not None]
+        return (math.fsum(found) / len(found) if found else math.nan), len(found)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain data for JSON."""
+        means = {score: self.mean(score) for score in self.rows[0].values}
+        return {
+            "protocol": dataclasses.asdict(self.protocol),
+            "means": {name: {"value": _finite(value), "classes": count} for name, (value, count) in means.items()},
+            "classes": [dataclasses.asdict(row) for row in self.rows],
+        }
+
+    def text(self) -> list[str]:
+        """It in lines: how it was made, a line for each class, the means, and which classes are too small for what."""
+        known, scores = self.protocol, list(self.rows[0].values)
+        drawn = "" if known.seeds is None else f", seeds {known.seeds}"
+        lines = [
+            f"classes    {known.num_fake:,} generated{drawn} against {known.num_real:,} real pictures, each class by "
+            f"itself; k = {known.manifold_k} (precision, recall), {known.density_k} (density, coverage)",
+            "           own: nearest real picture of all is of the same class; own-reals: the same of real pictures",
+        ]
+        if min(min(row.num_fake, row.num_real) for row in self.rows) < known.num_features:
+            lines.append(
+                f"           FD falls with the number of pictures where that is below {known.num_features:,}: compare "
+                "it at equal numbers only, and trust KID"
+            )
+        width = max(12, *(len(row.name) for row in self.rows if len(row.name) <= 30))
+        head = " ".join(f"{score:>9}" for score in scores)
+        lines.append(f"  {'class':<{width}} {'fake':>6} {'real':>6} {head}")
+        for row in self.rows:
+            name = " ".join(row.name.split())
+            name = name if len(name) <= width else name[: width - 1] + "…"
+            cells = " ".join(f"{'-' if value is None else f'{value:.3g}':>9}" for value in row.values.values())
+            lines.append(f"  {name:<{width}} {row.num_fake:>6} {row.num_real:>6} {cells}")
+        means = [self.mean(score) for score in scores]
+        cells = " ".join(f"{'-' if not count else f'{value:.3g}':>9}" for value, count in means)
+        lines.append(f"  {'mean':<{width}} {'':>6} {'':>6} {cells}")
+        return lines + self._too_small(scores)
+
+    def _too_small(self, scores: Sequence[str]) -> list[str]:
+        lines = []
+        for score in scores:
+            small = [
+                f"{' '.join(row.name.split())} ({min(row.num_fake, row.num_real)})"
+                for row in self.rows
+                if row.values[score] is None
+            ]
+            if small:
+                shown = ", ".join(small[:5]) + (f" and {len(small) - 5} more" if len(small) > 5 else "")
+                lines.append(f"  too few pictures for {score}, so not in its mean: {shown}")
+        return lines
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,6 +272,7 @@ class Scores:
     seconds: float
     of_reals: dict[str, float] = field(default_factory=dict)
     neighbours: Neighbours | None = field(default=None, compare=False, repr=False)
+    classes: ClassTable | None = field(default=None, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """As plain data for JSON; what is not a number is None."""
@@ -180,6 +281,7 @@ class Scores:
             "spreads": {name: _finite(value) for name, value in self.spreads.items()},
             "of_reals": {name: _finite(value) for name, value in self.of_reals.items()},
             "protocol": dataclasses.asdict(self.protocol),
+            **({} if self.classes is None else {"by_class": self.classes.as_dict()}),
             "seconds": round(self.seconds, 3),
         }
 
@@ -197,6 +299,8 @@ class Scores:
                 f"features   {known.extractor} {known.fingerprint}, resized by {known.resizer}; covariance over "
                 f"N{f' - {known.ddof}' if known.ddof else ''}, seed {known.seed}"
             )
+        if known.classes is not None:
+            lines.append(f"drawn      classes {known.classes}")
         if known.path_distance is not None:
             lines.append(f"paths      {known.path_distance}")
         if known.pairs is not None:
@@ -210,7 +314,7 @@ class Scores:
             if name in self.of_reals:
                 about += f"  (reals {self.of_reals[name]:.4g})"
             lines.append(f"  {name:<{width}}  {value:.4g}{about}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(() if self.classes is None else self.classes.text())])
 
 
 def _finite(value: float) -> float | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from frugan.config import suggest, to_dict
 from frugan.data.dataset import Dataset, to_uint8
+from frugan.model.classes import TruncateTo, class_centre, draw_towards
 from frugan.model.tiles import OVERLAP, translate_tiles, translate_whole
 from frugan.models.generator import ImageGenerator, ImageTranslator
 from frugan.models.stylegan2 import Generator
@@ -151,22 +152,39 @@ class Model:
         classes: Sequence[int | str] | None = None,
         psi: float = 1.0,
         cutoff: int | None = None,
+        truncate_to: TruncateTo = "all",
     ) -> Float[Tensor, "N num_ws w_dim"]:
         """The style vectors of these seeds, drawn towards the average by `psi` (1: not at all) in the first `cutoff`
         layers.
 
-        A model with classes and no `classes` given takes the class `seed mod number of classes`. Raises ValueError for
-        a family without styles.
+        The average is that of all classes, or with `truncate_to` "class" that of each picture's own. A model with
+        classes and no `classes` given takes the class `seed mod number of classes`. Raises ValueError for a family
+        without styles, and for "class" without classes.
         """
-        net = self.styles
-        with torch.inference_mode():
-            return net.codes(self.z(seeds), self._labels(seeds, classes), psi, cutoff)
+        _ = self.styles
+        return self._codes(self.z(seeds), self._labels(seeds, classes), psi, cutoff, truncate_to)
 
     def _codes(
-        self, seeds: Sequence[int], classes: Sequence[int | str] | None, psi: float, cutoff: int | None
+        self, z: Tensor, labels: Tensor | None, psi: float, cutoff: int | None, truncate_to: TruncateTo
     ) -> Tensor:
         with torch.inference_mode():
-            return self.artist.codes(self.z(seeds), self._labels(seeds, classes), psi, cutoff)
+            if truncate_to == "all":
+                return self.artist.codes(z, labels, psi, cutoff)
+            if labels is None:
+                raise ValueError("this model was trained without classes: truncate to all, not to a class")
+            w = self.styles.codes(z, labels)
+            centres = torch.stack([self._centre(number) for number in labels.argmax(dim=1).tolist()])
+            return w if psi == 1 else draw_towards(centres, w, psi, cutoff)
+
+    @functools.cached_property
+    def _centres(self) -> dict[int, Tensor]:
+        """The averages of classes that were asked for so far."""
+        return {}
+
+    def _centre(self, number: int) -> Tensor:
+        if number not in self._centres:
+            self._centres[number] = class_centre(self.styles, self.one_hot([number]))
+        return self._centres[number]
 
     def _labels(self, seeds: Sequence[int], classes: Sequence[int | str] | None) -> Tensor | None:
         if classes is None and self.artist.config.num_classes:
@@ -216,6 +234,7 @@ class Model:
         classes: Sequence[int | str] | None = None,
         psi: float = 1.0,
         cutoff: int | None = None,
+        truncate_to: TruncateTo = "all",
         noise: Noise = "const",
         subnet: Subnet | None = None,
         resolution: int | None = None,
@@ -224,12 +243,20 @@ class Model:
         """The pictures of these seeds; a seed gives the same picture at any batch size.
 
         `noise` is `const` (the stored maps), `none`, or `random` (its own maps for each seed); all the same where there
-        are no noise maps. `psi` below 1 gives tamer, more typical pictures; 1 gives all the variety. `resolution`
-        stops early, at one of `resolutions`. A translator that is `on` a set gives for seed s the translation of that
-        set's picture s mod its length. Raises ValueError for what the model's family does not have.
+        are no noise maps. `psi` below 1 gives tamer, more typical pictures, 1 all the variety; `truncate_to` is that of
+        `w`. `resolution` stops early, at one of `resolutions`. A translator that is `on` a set gives for seed s the
+        translation of that set's picture s mod its length. Raises ValueError for what the family does not have.
         """
         parts = self.stream(
-            seeds, classes, psi=psi, cutoff=cutoff, noise=noise, subnet=subnet, resolution=resolution, batch=batch
+            seeds,
+            classes,
+            psi=psi,
+            cutoff=cutoff,
+            truncate_to=truncate_to,
+            noise=noise,
+            subnet=subnet,
+            resolution=resolution,
+            batch=batch,
         )
         images = list(parts)
         if not images:
@@ -243,6 +270,7 @@ class Model:
         *,
         psi: float = 1.0,
         cutoff: int | None = None,
+        truncate_to: TruncateTo = "all",
         noise: Noise = "const",
         subnet: Subnet | None = None,
         resolution: int | None = None,
@@ -251,12 +279,14 @@ class Model:
         """As `sample`, one batch at a time, for as many seeds as wanted."""
         seeds = list(seeds)
         if self.sources is not None:
+            if truncate_to != "all":
+                raise ValueError(f"a {self.family} model has no classes to truncate to: leave truncate_to out")
             yield from self._translations(self.sources, seeds, classes, psi, cutoff, subnet, resolution, batch)
             return
         for start in range(0, len(seeds), batch):
             chunk = seeds[start : start + batch]
             chosen = None if classes is None else classes[start : start + batch]
-            codes = self._codes(chunk, chosen, psi, cutoff)
+            codes = self._codes(self.z(chunk), self._labels(chunk, chosen), psi, cutoff, truncate_to)
             maps: Literal["const", "none"] | list[Tensor] = (
                 self._noise_maps(chunk, subnet, resolution) if noise == "random" else noise
             )
@@ -276,6 +306,7 @@ class Model:
         *,
         frames_between: int = 24,
         psi: float = 1.0,
+        truncate_to: TruncateTo = "all",
         classes: Sequence[int | str] | None = None,
         resolution: int | None = None,
         batch: int = 16,
@@ -287,7 +318,7 @@ class Model:
         """
         if len(seeds) < 2:
             raise ValueError(f"a walk needs at least two seeds, got {len(seeds)}")
-        keys = self._codes(seeds, classes, psi, None)
+        keys = self._codes(self.z(seeds), self._labels(seeds, classes), psi, None, truncate_to)
         steps = torch.linspace(0, 1, frames_between + 1, device=self.device)[:-1]
         ease = steps * steps * (3 - 2 * steps)
         ends = torch.roll(keys, -1, dims=0)
@@ -303,6 +334,7 @@ class Model:
         frames: int,
         sigma: float | int,
         psi: float = 1.0,
+        truncate_to: TruncateTo = "all",
         classes: Sequence[int | str] | None = None,
         resolution: int | None = None,
         batch: int = 16,
@@ -324,8 +356,7 @@ class Model:
         together = max(batch // len(seeds), 1)
         for part in path.split(together):
             z, own = part.flatten(0, 1).to(self.device), None if labels is None else labels.repeat(len(part), 1)
-            with torch.inference_mode():
-                codes = self.artist.codes(z, own, psi)
+            codes = self._codes(z, own, psi, None, truncate_to)
             pictures = torch.cat([self._draw(chunk, "const", None, resolution) for chunk in codes.split(batch)])
             yield from pictures.unflatten(0, (len(part), len(seeds)))
 

@@ -24,13 +24,33 @@ def hold_out(data: Mapping[str, Dataset], share: float) -> Split:
     """The sets to learn from, and the pictures of each that are kept aside: `share` of them, at most 500.
 
     Which ones follows from their names alone, so that two streams with the same names lose the same ones. Sets of fewer
-    than 20 pictures are left whole: there every picture counts.
+    than 20 pictures are left whole: there every picture counts. A class keeps at least one picture to learn from.
     """
     learned, held = dict(data), dict[str, Dataset]()
     for name, dataset in data.items():
         if share > 0 and len(dataset) >= FEWEST_PICTURES:
-            learned[name], held[name] = split(dataset, min(share, MOST_HELD / len(dataset)))
+            kept, aside = _with_all_classes(dataset, *split(dataset, min(share, MOST_HELD / len(dataset))))
+            learned[name] = kept
+            if aside is not None:
+                held[name] = aside
     return Split(learned, held)
+
+
+def _with_all_classes(whole: Dataset, learned: Dataset, held: Dataset) -> tuple[Dataset, Dataset | None]:
+    """The two sides, after the first held picture of every class that has no other went back to be learned; None where
+    nothing is left aside.
+    """
+    if learned.labels is None or held.labels is None:
+        return learned, held
+    lost = set(held.labels.tolist()) - set(learned.labels.tolist())
+    if not lost:
+        return learned, held
+    back = {held.names[held.labels.tolist().index(label)] for label in lost}
+    aside = set(held.names) - back
+    if not aside:
+        return whole, None
+    rows = [[i for i, name in enumerate(whole.names) if (name in aside) is is_held] for is_held in (False, True)]
+    return whole.take(rows[0]), whole.take(rows[1])
 
 
 def overfitting(model: Model, learned: Dataset, held: Dataset, batch: int, count: int = 64) -> dict[str, float]:

@@ -24,6 +24,7 @@ from frugan.data.dataset import Dataset
 from frugan.evaluation import quick_score
 from frugan.model import Model, describe_nets, load
 from frugan.training import grids, report
+from frugan.training.classes import check_number, class_changes, class_counts, require_classes
 from frugan.training.door import Task
 from frugan.training.feed import open_feeds
 from frugan.training.folder import RunError, RunFolder
@@ -103,7 +104,9 @@ def fit(recipe: Recipe, data: Mapping[str, Dataset]) -> Recipe:
     """The recipe with networks for the size, channels and classes of these pictures, and its epochs counted in images.
 
     An epoch is one of the largest set, pictures that will be held out included; at least ten snapshots are taken then.
+    Raises RunError where its task needs classes (`needs_classes`) that the pictures do not have.
     """
+    require_classes(recipe, data)
     training = recipe.training
     if training.epochs is not None:
         training = training.lasting(training.epochs * max(len(dataset) for dataset in data.values()))
@@ -120,7 +123,11 @@ def _check_same(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], 
         for path, old, new in differences(folder.read_recipe(), recipe)
         if path.removeprefix("training.").partition(".")[0] not in _FREE and not path.startswith("reasons")
     ]
-    known = folder.read_facts().get("fingerprints", {})
+    facts = folder.read_facts()
+    known = facts.get("fingerprints", {})
+    classes = (facts.get("data") or {}).get("class_names")
+    if classes is not None and "images" in data:
+        changed += class_changes(classes, data["images"])
     changed += [
         f"pictures of '{name}' are not the same ones ({len(dataset)} now)"
         for name, dataset in data.items()
@@ -131,6 +138,8 @@ def _check_same(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], 
             f"the run in {folder.path} was begun differently:\n  " + "\n  ".join(changed) + "\n"
             "Use another --out for a new run, or --force to go on with the change"
         )
+    if classes is not None and "images" in data:
+        check_number(classes, data["images"], folder.path)
 
 
 def _train(
@@ -295,6 +304,7 @@ class Journal:
                 "resolution": first.resolution,
                 "channels": first.channels,
                 "class_names": list(first.class_names),
+                "class_counts": class_counts(first),
                 "skipped": [list(item) for item in first.skipped],
                 "licence": self._start.licence,
                 **streams,
