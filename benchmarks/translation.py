@@ -1,6 +1,7 @@
 """Milliseconds of a translator's forward, eager and exported, and pictures per second of its training.
 
     python -m benchmarks.translation [--width 64] [--side 256] [--threads 2] [--seconds 60] [--targets onnx,openvino]
+        [--note WORDS]
 
 The dense ResNet of nine blocks. The ways to run it take turns and the fastest turn of each counts. A training image
 costs one step of the patch discriminator on a fake and on a real, and one step of the generator with L1, as pix2pix
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--targets", default="onnx,openvino")
+    parser.add_argument("--note", default="", help="what a reader should know, such as that the machine was busy")
     parser.add_argument("--no-record", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -98,14 +100,21 @@ def main() -> None:
         found = fastest(forwards(net, options.side, targets, Path(folder)), options.seconds / 2)
     for name, best in found.items():
         print(f"forward {name:9} {best * 1e3:8.1f} ms")
-        rows.append(record.Row(name=f"translate {name}", size=size, batch=1, ms=best * 1e3, macs=macs))
+        rows.append(
+            record.Row(name=f"translate {name}", size=size, batch=1, ms=best * 1e3, macs=macs, note=options.note)
+        )
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     calls = {name: training(net, options.side, options.batch, kind) for name, kind in kinds.items()}
     for name, best in fastest(calls, options.seconds / 2).items():
         speed = options.batch / best
         print(f"training {name:9} {speed:8.2f} images/s")
         row = record.Row(
-            name="translate training", size=size, batch=options.batch, ms=best * 1e3, images_per_second=speed, note=name
+            name="translate training",
+            size=size,
+            batch=options.batch,
+            ms=best * 1e3,
+            images_per_second=speed,
+            note=f"{name}; {options.note}".rstrip("; "),
         )
         rows.append(row)
     if not options.no_record:
