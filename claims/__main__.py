@@ -7,10 +7,19 @@ from typing import get_args
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from claims import both_sides, cyclegan, fewer_pictures, growing, pix2pix, progan_parts
+from claims import both_sides, cyclegan, d2d_forms, fewer_pictures, growing, pix2pix, progan_parts, reacgan
 from claims.harness import Size, run_claim
 
-_ALL = (both_sides.CLAIM, fewer_pictures.CLAIM, growing.CLAIM, progan_parts.CLAIM, pix2pix.CLAIM, cyclegan.CLAIM)
+_ALL = (
+    both_sides.CLAIM,
+    fewer_pictures.CLAIM,
+    growing.CLAIM,
+    progan_parts.CLAIM,
+    pix2pix.CLAIM,
+    cyclegan.CLAIM,
+    reacgan.CLAIM,
+    d2d_forms.CLAIM,
+)
 CLAIMS = {claim.name: claim for claim in _ALL}
 
 

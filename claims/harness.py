@@ -267,11 +267,14 @@ def _seconds(recipe: Recipe, images_seen: int, pace: Sums) -> float:
 
 
 def at_end(rows: Sequence[Row], arm: str, measure: str, over: Over = "images_seen") -> list[float]:
-    """One value for each seed of an arm: the last one within what all trials of the claim reached."""
+    """One value for each seed of an arm: the last one within what all trials of the claim reached.
+
+    None for an arm that does not have the measure.
+    """
     kept, found = within(rows, over), []
     for key in _trials(rows):
         if key[0] == arm:
-            own = [row for row in kept if (row.arm, row.seed) == key]
+            own = [row for row in kept if (row.arm, row.seed) == key and measure in row.measures]
             found += [max(own, key=lambda row: row.images_seen).measures[measure]] if own else []
     return found
 
@@ -358,17 +361,21 @@ def _write(
 
 
 def _table(claim: Claim, rows: Sequence[Row]) -> str:
-    names = [name for name in rows[0].measures if not name.endswith(ERROR)]
+    every = dict.fromkeys(name for row in rows for name in row.measures)
+    names = [name for name in every if not name.endswith(ERROR)]
     lines = ["| arm | seeds | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
     for arm in arms(rows):
         cells = []
         for name in names:
             values = at_end(rows, arm, name, claim.over)
-            errors = at_end(rows, arm, name + ERROR, claim.over) if name + ERROR in rows[0].measures else [0.0]
+            if not values:
+                cells.append("–")
+                continue
+            errors = at_end(rows, arm, name + ERROR, claim.over) if name + ERROR in every else [0.0]
             spread = deviation(values) or errors[0]
             cells.append(f"{mean(values):.4g}" + (f" ± {spread:.2g}" if spread else ""))
         lines.append(f"| {arm} | {len(at_end(rows, arm, names[0], claim.over))} | " + " | ".join(cells) + " |")
-    alone = ", with one seed the standard error over pictures" if len(names) < len(rows[0].measures) else ""
+    alone = ", with one seed the standard error over pictures" if len(names) < len(every) else ""
     after = "number of images" if claim.over == "images_seen" else "processor time, to within a snapshot"
     return "\n".join(lines) + f"\n\nAfter the same {after}; ± is the standard deviation over seeds{alone}."
 
@@ -403,9 +410,9 @@ def _plot(claim: Claim, rows: Sequence[Row], aside: Measures, path: Path) -> Non
     label = "images seen" if claim.over == "images_seen" else "processor seconds of training"
     figure, axes = pyplot.subplots(1, len(claim.shown), figsize=(5.5 * len(claim.shown), 4), squeeze=False)
     for axis, start in zip(axes[0], claim.shown, strict=True):
-        name = next(name for name in rows[0].measures if name.startswith(start))
+        name = next(name for row in rows for name in row.measures if name.startswith(start))
         for color, arm in enumerate(arms(rows)):
-            own = [row for row in rows if row.arm == arm]
+            own = [row for row in rows if row.arm == arm and name in row.measures]
             points = sorted({getattr(row, claim.over) for row in own})
             groups = [[row.measures[name] for row in own if getattr(row, claim.over) == point] for point in points]
             low, high = [min(group) for group in groups], [max(group) for group in groups]

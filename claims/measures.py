@@ -11,6 +11,7 @@ from claims.harness import ERROR, Measures, Size
 from frugan.data import DataConfig, Dataset, from_arrays, open_source, prepare, prepare_streams
 from frugan.data.dataset import split
 from frugan.data.demo import demo_base, open_demo
+from frugan.data.pictures import Labels
 from frugan.evaluation.pictures import BATCH, Pictures
 from frugan.evaluation.pixels import PixelScores
 from frugan.features import as_rgb, open_extractor
@@ -115,17 +116,18 @@ def samples(model: Model, count: int) -> Tensor:
     return model.sample(range(10_000, 10_000 + count), batch=_BATCH)
 
 
-def fashion(size: Size) -> tuple[Dataset, Dataset]:
+def fashion(size: Size, *, resolution: int = 32, with_labels: bool = False) -> tuple[Dataset, Dataset]:
     """Fashion-MNIST in grey: pictures to learn from, and others of the same kind to be compared with.
 
-    At the smoke size emoji. Raises FileNotFoundError where it has not been built.
+    At the smoke size emoji at 16 px. Raises FileNotFoundError where it has not been built.
     """
+    labels: Labels = "auto" if with_labels else "none"
     if size == "smoke":
-        whole = prepare(open_demo("emoji"), DataConfig(resolution=16, channels=1, labels="none"))
+        whole = prepare(open_demo("emoji"), DataConfig(resolution=16, channels=1, labels=labels))
         return split(whole, 0.1, demo_base)
     if not (FASHION / "train.zip").is_file():
         raise FileNotFoundError(f"{FASHION} is missing: make it by `frugan data build fashion-mnist --out {FASHION}`")
-    config = DataConfig(resolution=32, channels=1, labels="none")
+    config = DataConfig(resolution=resolution, channels=1, labels=labels)
     return prepare(open_source(FASHION / "train.zip"), config), prepare(open_source(FASHION / "test.zip"), config)
 
 

@@ -1,0 +1,260 @@
+"""Pictures with classes, small networks that learn them, and how both are measured: for the claims about classes."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from claims.harness import Measures, Sheet, Size, Trial
+from claims.measures import fashion, feature_name, features, real_features, samples
+from frugan.data import Dataset, to_float
+from frugan.data.write import Picture, labelled_grid
+from frugan.losses.conditional import ALONE
+from frugan.metrics.cost import count_macs, count_parameters
+from frugan.metrics.distribution import kid_exact
+from frugan.metrics.neighbours import precision_recall
+from frugan.model import Model
+from frugan.models.biggan import BigGANDiscriminator
+from frugan.models.heads import ClassifierHead, HeadConfig
+from frugan.models.stylegan2 import Discriminator
+from frugan.recipes import conditional
+from frugan.training.door import Stats
+from frugan.training.ranks import Ranks
+from frugan.training.recipe import EmaConfig, Recipe, tiny
+from frugan.training.run import fit
+from frugan.training.tasks.classes import ClassesConfig
+from frugan.training.tasks.conditioning import Conditioning, ConditioningConfig
+from frugan.training.tasks.gan import GanConfig
+
+SIDE = 16
+WIDTH = 8
+EMBEDDING = 64
+BATCH = 32
+"""At the cpu size; so many reals are judged at once at every size."""
+JUDGED: dict[Size, int] = {"smoke": 32, "cpu": 512, "full": 4096}
+FAKES: dict[Size, int] = {"smoke": 16, "cpu": 300, "full": 10_000}
+LEARNED: dict[Size, int] = {"smoke": 64, "cpu": 12_000, "full": 60_000}
+TESTED: dict[Size, int] = {"smoke": 32, "cpu": 2_000, "full": 10_000}
+_ALONE = Ranks(0, 1, torch.device("cpu"))
+NORM, GRADIENT, ACCURACY = "|h| on reals", "gradient at the classifier", "class accuracy of fakes, %"
+
+
+def sets(size: Size) -> tuple[Dataset, Dataset]:
+    """Pictures with classes to learn from, and others of the same kind."""
+    return fashion(size, resolution=32 if size == "full" else SIDE, with_labels=True)
+
+
+def little(name: str, head: HeadConfig, conditioning: ConditioningConfig | None) -> Recipe:
+    """`reacgan-small` at 16 px, half as wide, with another head, one step of the discriminator, no augmentation."""
+    base = conditional.small(SIDE)
+    assert isinstance(base.task, ClassesConfig)
+    task = base.task.sized(SIDE, width=WIDTH)
+    discriminator = dataclasses.replace(task.discriminator, head=head)
+    task = dataclasses.replace(
+        task, discriminator=discriminator, conditioning=conditioning, augment=None, discriminator_steps=1
+    )
+    return dataclasses.replace(base, name=name, source="claims", task=task)
+
+
+def lasting(recipe: Recipe, data: Dataset, size: Size, images: int, snapshot_images: int) -> Recipe:
+    """The recipe for these pictures and so many of them, every snapshot's checkpoint kept; tiny at the smoke size."""
+    recipe = fit(recipe, {"images": data})
+    if size == "smoke":
+        recipe = tiny(recipe)
+        images, snapshot_images = recipe.training.total_images, recipe.training.snapshot_images
+    training = dataclasses.replace(
+        recipe.training,
+        total_images=images,
+        snapshot_images=snapshot_images,
+        keep_checkpoints=1000,
+        checkpoint_seconds=1e9,
+        hold_out=0.0,
+    )
+    if size == "cpu":
+        ema = EmaConfig(halflife_images=1000.0, rampup=None)
+        training = dataclasses.replace(training, score_images=200, ema=ema)
+    return dataclasses.replace(recipe, training=training)
+
+
+# ---- what discriminators make of classes -----------------------------------------------------------------------------
+
+
+def health(model: Model, trial: Trial, size: Size) -> Measures:
+    """How the discriminator's classifier is doing on reals it learned from, batch by batch: see `Conditioning.note`.
+
+    A head without a classifier has |h| alone.
+    """
+    net, task = model.discriminator, trial.recipe.task
+    assert isinstance(net, BigGANDiscriminator | Discriminator) and isinstance(task, ClassesConfig | GanConfig)
+    assert net.head is not None
+    data, stats = trial.data["images"], Stats()
+    conditioning = Conditioning(task.conditioning, net.head.proxies)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[: JUDGED[size]]
+    with torch.no_grad():
+        for rows in order.split(BATCH):
+            labels = data.one_hot(rows.numpy())
+            verdict = net(to_float(data.batch(rows.numpy())), conditioning.labels(labels, are_fake=False))
+            conditioning.note(stats, verdict, labels, ALONE)
+    found = {name: float(value) for name, value in stats.reduce(_ALONE).items()}
+    classifies = "class_gradient" in found
+    bounded = not isinstance(net.head.config, ClassifierHead) or net.head.config.normalized
+    names = {
+        "feature_norm": (NORM, 1.0),
+        "class_gradient": (GRADIENT, 1.0),
+        "true_probability": ("probability of the true class", 1.0),
+        "positives_active": ("active positives, %", 100.0),
+        "negatives_active": ("active negatives, %", 100.0),
+    }
+    measures = {label: scale * found[name] for name, (label, scale) in names.items() if name in found}
+    return measures | (
+        {"length of what is classified": 1.0 if bounded else found["feature_norm"]} if classifies else {}
+    )
+
+
+def costs(model: Model, trial: Trial) -> Measures:
+    """Weights, and multiply-adds of one picture drawn and judged."""
+    net, data = model.discriminator, trial.data["images"]
+    assert net is not None
+    reals, labels = to_float(data.batch([0])), data.one_hot([0])
+    macs = count_macs(lambda: model.sample([0])).total + count_macs(lambda: net(reals, labels)).total
+    return {
+        "weights, thousands": (count_parameters(model.generator) + count_parameters(net)) / 1e3,
+        "multiply-adds, millions": macs / 1e6,
+    }
+
+
+# ---- what comes out --------------------------------------------------------------------------------------------------
+
+
+class Reader(NamedTuple):
+    """A network that reads the class off a picture, and the share of pictures unknown to it that it reads right."""
+
+    net: nn.Module
+    accuracy: float
+
+
+@functools.cache
+def reader(size: Size) -> Reader:
+    """Two convolutions and two layers, taught by reals alone: two passes over the pictures, Adam at 0.001."""
+    learned, tested = sets(size)
+    order = torch.randperm(len(learned), generator=torch.Generator().manual_seed(0))[: LEARNED[size]]
+    side, count = learned.resolution // 4, learned.num_classes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Flatten(), nn.Linear(32 * side * side, 64), nn.ReLU(), nn.Linear(64, count)),
+        )
+    adam = torch.optim.Adam(net.parameters(), lr=0.001)
+    for rows in torch.cat([order, order.flip(0)]).split(64):
+        labels = learned.one_hot(rows.numpy())
+        assert labels is not None
+        adam.zero_grad()
+        F.cross_entropy(net(to_float(learned.batch(rows.numpy()))), labels).backward()
+        adam.step()
+    net.requires_grad_(False)
+    known = torch.randperm(len(tested), generator=torch.Generator().manual_seed(0))[: TESTED[size]].numpy()
+    labels = tested.one_hot(known)
+    assert labels is not None
+    right = _probabilities(net, tested.batch(known)).argmax(dim=1) == labels.argmax(dim=1)
+    return Reader(net, float(right.float().mean()))
+
+
+def _probabilities(net: nn.Module, images: UInt8[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
+    return torch.cat([net(to_float(part)).softmax(dim=1) for part in images.split(500)])
+
+
+def classes(fakes: UInt8[Tensor, "N C H W"], wanted: Tensor, size: Size) -> Measures:
+    """The share of fakes read as the class they were drawn for, and an inception score by the same reader.
+
+    That is exp of the mean KL divergence between what is read off one picture and off all: at most the number of
+    classes.
+    """
+    read = _probabilities(reader(size).net, fakes)
+    divergence = (read * (read.clamp(min=1e-12).log() - read.mean(dim=0).clamp(min=1e-12).log())).sum(dim=1)
+    return {
+        ACCURACY: 100 * float((read.argmax(dim=1) == wanted).float().mean()),
+        "IS by the reader": float(divergence.mean().exp()),
+    }
+
+
+def quality(model: Model, size: Size) -> Measures:
+    """KID (times 1000), precision and recall against pictures that no arm learned from, and the classes of fakes."""
+    _, reference = sets(size)
+    count = FAKES[size]
+    fakes = samples(model, count)
+    wanted = torch.arange(10_000, 10_000 + count) % reference.num_classes
+    ours, reals = features(fakes, size), real_features(reference, 2 * count, size)
+    manifold = precision_recall(ours, reals)
+    return {
+        kid_name(size): 1000 * kid_exact(ours, reals).value,
+        "precision": manifold.precision,
+        "recall": manifold.recall,
+        **classes(fakes, wanted, size),
+    }
+
+
+def kid_name(size: Size) -> str:
+    """How KID is called."""
+    return f"KID-{feature_name(size)} x1000"
+
+
+def aside(size: Size) -> Measures:
+    """What real pictures score: others of the training half."""
+    learned, reference = sets(size)
+    rows = torch.randperm(len(learned), generator=torch.Generator().manual_seed(1))[: FAKES[size]].numpy()
+    reals, labels = learned.batch(rows), learned.one_hot(rows)
+    assert labels is not None
+    ours, theirs = features(reals, size), real_features(reference, 2 * FAKES[size], size)
+    manifold = precision_recall(ours, theirs)
+    found = {
+        kid_name(size): 1000 * kid_exact(ours, theirs).value,
+        "precision": manifold.precision,
+        "recall": manifold.recall,
+        **classes(reals, labels.argmax(dim=1), size),
+    }
+    known = {f"{name} of real pictures": value for name, value in found.items()}
+    return known | {"accuracy of the reader on unknown reals, %": 100 * reader(size).accuracy}
+
+
+def _sheet(models: dict[str, Model], size: Size) -> Picture:
+    """Two pictures of each class, a row for each arm."""
+    names = sets(size)[0].class_names
+    return labelled_grid(
+        [(arm, model.sample(range(2 * len(names)))) for arm, model in models.items()], column_titles=2 * names
+    )
+
+
+SHEET = Sheet(
+    draw=lambda models, size: _sheet(dict(models), size),
+    text="One row per arm, one column per class, twice; the same seeds in every row (psi 1, averaged weights, the last "
+    "checkpoint):",
+)
+
+
+def protocol(size: Size) -> str:
+    """How all of this was measured, in words."""
+    what = (
+        "The bundled emoji in grey at 16 px with their groups as classes"
+        if size == "smoke"
+        else f"Fashion-MNIST (MIT) in grey with its ten classes at {32 if size == 'full' else SIDE} px"
+    )
+    return (
+        f"{what}. {FAKES[size]} fakes (seeds from 10000, class = seed mod number of classes, psi 1, averaged weights, "
+        f"standing statistics) against {2 * FAKES[size]} pictures of the test half: exact unbiased MMD of "
+        f"{feature_name(size)} features, times 1000; precision and recall on the same features (third neighbour). "
+        "Class accuracy and the inception-like score are a small convolutional classifier's, taught by "
+        f"{LEARNED[size]:,} reals (its own accuracy on unknown reals is measured aside): exp of the mean KL divergence "
+        "between the classes read off one fake and off all; no Inception network is in it. What the discriminator "
+        f"makes of classes is measured on {JUDGED[size]} reals of the training half, {BATCH} at a time, by the "
+        "newest discriminator: |h| is the length of the features its head is given, before any embedding; the length "
+        "of what is classified is that of the vector whose product with the classes' weights counts (h itself in "
+        "ACGAN; 1 by construction where it is normalised); the gradient is that of the unweighted mean class loss of "
+        "a batch by one class's weights (by its proxy on the sphere), mean over classes. One seed: small differences "
+        "mean nothing."
+    )
