@@ -12,6 +12,7 @@ from frugan.models.heads import ClassifierHead, EmbeddingHead, HeadConfig
 from frugan.recipes import conditional
 from frugan.training.recipe import Recipe
 from frugan.training.tasks.adversary import R1Config
+from frugan.training.tasks.classes import ClassesConfig
 from frugan.training.tasks.conditioning import ConditioningConfig, ContrastiveConfig, CrossEntropyConfig, D2DConfig
 from frugan.training.tasks.gan import GanConfig
 
@@ -35,6 +36,7 @@ def _ladder(size: Size) -> dict[str, Recipe]:
     batch = base.training.batch if size == "cpu" else BATCH
     factor = (batch / base.training.batch) ** 0.5
     base = _batched(base, batch, factor)
+    assert isinstance(base.task, ClassesConfig)
     task = dataclasses.replace(base.task, conditioning=dataclasses.replace(d2d, form="released"))
     recipes = {f"{EXACT}, batch {batch}": base, f"{RELEASED}, batch {batch}": dataclasses.replace(base, task=task)}
     for times in LARGE[size]:

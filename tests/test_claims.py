@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("matplotlib", reason="the claims draw their curves with matplotlib, which is not installed")
 
-from claims import growing, progan_parts, stacked
+from claims import growing, labelled, progan_parts, reacgan, stacked
 from claims.__main__ import CLAIMS
 from claims.harness import ERROR, Row, _aside_table, _seconds, _table, _Watch, at_end, best, run_claim, within
 from claims.measures import clearly_below, of_baseline, paired_scores
@@ -125,3 +125,26 @@ def test_pictures_are_held_against_those_that_should_have_come_out() -> None:
     others = paired_scores(wanted.roll(1, dims=0), wanted, "smoke")
     assert others["nearest is its own, %"] == 0 and others["paired L1"] > 0.2 and others[f"paired L1{ERROR}"] > 0
     assert others["KID-pixels x1000"] == pytest.approx(same["KID-pixels x1000"])
+
+
+def test_an_arm_without_a_measure_has_a_dash() -> None:
+    both = [*rows(("a", 0, 10, 5.0)), Row(arm="b", seed=0, images_seen=10, measures={"x": 1.0, "y": 2.0})]
+    assert at_end(both, "a", "y") == [] and at_end(both, "b", "y") == [2.0]
+    table = _table(growing.CLAIM, both)
+    assert "| arm | seeds | x | y |" in table and "| a | 1 | 5 | – |" in table and "| b | 1 | 1 | 2 |" in table
+
+
+def test_a_slope_is_that_of_the_line_through_an_arm() -> None:
+    table = rows(("a", 0, 10_000, 5.0), ("a", 0, 20_000, 7.0), ("a", 0, 30_000, 9.0), ("b", 0, 10_000, 1.0))
+    assert reacgan.slope(table, "a", "x") == pytest.approx(2.0) and reacgan.slope(table, "b", "x") == 0.0
+
+
+def test_classes_are_read_off_pictures() -> None:
+    learned, _ = labelled.sets("smoke")
+    assert learned.num_classes == 9 and learned.labels is not None
+    wanted = torch.from_numpy(learned.labels[:40])
+    found = labelled.classes(learned.batch(range(40)), wanted, "smoke")
+    read = found[labelled.ACCURACY]
+    assert 0 <= read <= 100 and 1 <= found["IS by the reader"] <= 9
+    one = labelled.classes(learned.batch([3] * 40), wanted, "smoke")
+    assert one["IS by the reader"] == pytest.approx(1.0)
