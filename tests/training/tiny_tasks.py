@@ -60,7 +60,9 @@ def label_maps(count: int = 10, height: int = 32, width: int = 64, labels: int =
 
 
 def noise_for(recipe: Recipe, count: int = 10) -> dict[str, Dataset]:
-    """Noise for every stream of a recipe, at its size; unpaired ones have one picture more each."""
+    """Noise for every stream of a recipe, at its size, of three classes where it needs some; unpaired ones have one
+    picture more each.
+    """
     data = {}
     for index, (name, config) in enumerate(recipe.data.items()):
         width, height = config.size
@@ -70,7 +72,8 @@ def noise_for(recipe: Recipe, count: int = 10) -> dict[str, Dataset]:
         number = count + index if config.pairing == "unpaired" else count
         shape = (number, config.channels, height, width)
         noise = np.random.Generator(np.random.Philox(7 + index)).integers(0, 256, shape, dtype=np.uint8)
-        data[name] = dataclasses.replace(from_arrays(noise), crop=config.crop)
+        labels = [row % 3 for row in range(number)] if getattr(recipe.task, "needs_classes", False) else None
+        data[name] = dataclasses.replace(from_arrays(noise, labels), crop=config.crop)
     return data
 
 

@@ -284,3 +284,12 @@ class Task(Protocol):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state_dict` gave."""
         ...
+
+
+@runtime_checkable
+class Publisher(Protocol):
+    """A task whose trained thing is made anew from what it trains: whoever opens a run is given that."""
+
+    def published(self, ema: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
+        """The networks to store beside those that the training goes on with, by role, such as `generator`."""
+        ...

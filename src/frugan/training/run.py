@@ -25,7 +25,7 @@ from frugan.evaluation import quick_score
 from frugan.model import Model, describe_nets, load
 from frugan.training import grids, report
 from frugan.training.classes import check_number, class_changes, class_counts, require_classes
-from frugan.training.door import Task
+from frugan.training.door import Publisher, Task
 from frugan.training.feed import open_feeds
 from frugan.training.folder import RunError, RunFolder
 from frugan.training.grids import judged
@@ -448,7 +448,12 @@ class Journal:
         progress = loop.progress
         first = self._made
         parts_of = {name: "ema" if name in loop.average.nets else "net" for name in self._task.nets}
-        table = describe_nets({f"{parts_of[name]}.{name}": (name, net) for name, net in self._task.nets.items()})
+        shown = {f"{parts_of[name]}.{name}": (name, net) for name, net in self._task.nets.items()}
+        if isinstance(self._task, Publisher):
+            made = {f"made.{name}": (name, net) for name, net in self._task.published(loop.average.nets).items()}
+            parts |= {part: net.state_dict() for part, (_, net) in made.items()}
+            shown |= made  # the table has one network a role, the last one named
+        table = describe_nets(shown)
         facts = self._folder.read_facts()
         info = {
             "models": table,

@@ -31,7 +31,7 @@ from frugan.models.biggan import (
 from frugan.models.heads import Verdict
 from frugan.models.ladder import doublings
 from frugan.ops.normalize import Pooling
-from frugan.ops.spectral import power_iterate, settle
+from frugan.ops.spectral import power_iterate, settle_exactly
 from frugan.training.door import Batch, Draw, Phase, Plan, Shared, Step
 from frugan.training.tasks.adversary import (
     Adversary,
@@ -315,21 +315,25 @@ class ClassesTask(Adversary):
             move_statistics(self.nets[name], name, stats, self.config.momentum)
             power_iterate(self.nets[name], steps)
 
-    def eval_model(self, ema: Mapping[str, nn.Module], images_seen: int) -> Model:
-        """The averaged generator with spectral norms folded into its weights, by the statistics that the settings name,
-        and the discriminator as it is.
+    def published(self, ema: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+        """The averaged generator with its own spectral norms, by the statistics that the settings name.
 
-        Averaged weights have other singular vectors than the newest ones: these are found anew before.
+        Averaged weights have other singular vectors than the newest ones: these are found anew.
         """
         averaged = ema["generator"]
         assert isinstance(averaged, BigGANGenerator)
-        generator = copy.deepcopy(averaged)
-        settle(generator)
-        generator = generator.fold_spectral().eval()
+        generator = copy.deepcopy(averaged).eval()
+        settle_exactly(generator)
         if isinstance(self.config.statistics, StandingStatistics):
             stand(generator, self.config.statistics)
+        return {"generator": generator}
+
+    def eval_model(self, ema: Mapping[str, nn.Module], images_seen: int) -> Model:
+        """What is published, spectral norms folded into its weights, and the discriminator as it is."""
+        generator = self.published(ema)["generator"]
+        assert isinstance(generator, BigGANGenerator)
         info = {"class_names": list(self.class_names)} if self.config.generator.num_classes else {}
-        return Model(generator, Logits(self.discriminator, self.conditioning), info)
+        return Model(generator.fold_spectral(), Logits(self.discriminator, self.conditioning), info)
 
 
 def _pooling(step: Step, momentum: float = 0.0) -> Pooling:
