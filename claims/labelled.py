@@ -19,7 +19,7 @@ from frugan.metrics.distribution import kid_exact
 from frugan.metrics.neighbours import precision_recall
 from frugan.model import Model
 from frugan.models.biggan import BigGANDiscriminator
-from frugan.models.heads import ClassifierHead, HeadConfig
+from frugan.models.heads import HeadConfig
 from frugan.models.stylegan2 import Discriminator
 from frugan.recipes import conditional
 from frugan.training.door import Stats
@@ -99,20 +99,19 @@ def health(model: Model, trial: Trial, size: Size) -> Measures:
             labels = data.one_hot(rows.numpy())
             verdict = net(to_float(data.batch(rows.numpy())), conditioning.labels(labels, are_fake=False))
             conditioning.note(stats, verdict, labels, ALONE)
+            classified = verdict.classified if verdict.embedding is None else verdict.embedding
+            if classified is not None:
+                stats.add("classified", classified.norm(dim=1))
     found = {name: float(value) for name, value in stats.reduce(_ALONE).items()}
-    classifies = "class_gradient" in found
-    bounded = not isinstance(net.head.config, ClassifierHead) or net.head.config.normalized
     names = {
         "feature_norm": (NORM, 1.0),
+        "classified": ("length of what is classified", 1.0),
         "class_gradient": (GRADIENT, 1.0),
         "true_probability": ("probability of the true class", 1.0),
         "positives_active": ("active positives, %", 100.0),
         "negatives_active": ("active negatives, %", 100.0),
     }
-    measures = {label: scale * found[name] for name, (label, scale) in names.items() if name in found}
-    return measures | (
-        {"length of what is classified": 1.0 if bounded else found["feature_norm"]} if classifies else {}
-    )
+    return {label: scale * found[name] for name, (label, scale) in names.items() if name in found}
 
 
 def costs(model: Model, trial: Trial) -> Measures:

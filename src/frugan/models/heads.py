@@ -161,6 +161,8 @@ class Verdict(NamedTuple):
     """The multi-hinge head's logits of each class and, last, of fakes; `logits` is the best class's less the last."""
     codes: CodeGuess | None = None
     """What is read of InfoGAN's codes."""
+    classified: Float[Tensor, "N C"] | None = None
+    """What a classifier's weights are multiplied with: the features, of length 1 where it is normalised."""
 
 
 def adc_labels(labels: Labels, *, is_fake: bool) -> Float[Tensor, "N num_labels"]:
@@ -350,7 +352,8 @@ class Head(nn.Module):
         match self.config:
             case ClassifierHead():
                 twin = None if self.twin_classes is None else self.twin_classes(h)
-                return plain._replace(classes=self.classes(h), twin_classes=twin)
+                classified = F.normalize(h, dim=1) if self.config.normalized else h
+                return plain._replace(classes=self.classes(h), twin_classes=twin, classified=classified)
             case EmbeddingHead():
                 return self._embedded(plain, labels)
             case MultiHingeHead():

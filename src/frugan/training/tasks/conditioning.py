@@ -260,7 +260,7 @@ class Conditioning:
         the classifier's weights, active shares of D2D-CE. In closed form, without another backward pass.
 
         `class_gradient` is the mean over classes of the length of the gradient of the unweighted mean loss by a class's
-        weights (by its proxy on the sphere), over the batch of all processes.
+        weights (on the sphere for a proxy or a normalised classifier), over the batch of all processes.
         """
         if reals.features.shape[1]:
             stats.add("feature_norm", reals.features.norm(dim=1))
@@ -269,7 +269,8 @@ class Conditioning:
         labels, config = self._forms(real_labels, False), self.config
         if reals.classes is not None:
             stats.add("true_probability", conditional.true_probability(reals.classes, labels))
-            rows = [group.gather(each.detach()) for each in (reals.features, reals.classes, labels)]
+            classified = reals.features if reals.classified is None else reals.classified
+            rows = [group.gather(each.detach()) for each in (classified, reals.classes, labels)]
             gradients = conditional.classifier_gradients(*rows)
             stats.add("class_gradient", gradients.norm(dim=1).mean()[None])
         elif reals.embedding is not None and isinstance(config, D2DConfig | ContrastiveConfig):
