@@ -19,7 +19,7 @@ from frugan.metrics.distribution import kid_exact
 from frugan.metrics.neighbours import precision_recall
 from frugan.model import Model
 from frugan.models.biggan import BigGANDiscriminator
-from frugan.models.heads import HeadConfig
+from frugan.models.heads import Head, HeadConfig
 from frugan.models.stylegan2 import Discriminator
 from frugan.recipes import conditional
 from frugan.training.door import Stats
@@ -40,7 +40,10 @@ FAKES: dict[Size, int] = {"smoke": 16, "cpu": 300, "full": 10_000}
 LEARNED: dict[Size, int] = {"smoke": 64, "cpu": 12_000, "full": 60_000}
 TESTED: dict[Size, int] = {"smoke": 32, "cpu": 2_000, "full": 10_000}
 _ALONE = Ranks(0, 1, torch.device("cpu"))
-NORM, GRADIENT, ACCURACY = "|h| on reals", "gradient at the classifier", "class accuracy of fakes, %"
+NORM, GRADIENT, ACCURACY = "length of h", "gradient at the classifier", "class accuracy, %"
+PROBABILITY = "probability of the true class"
+PULL = "pull of the class loss at h"
+ACTIVE = "active positives, %", "active negatives, %"
 
 
 def sets(size: Size) -> tuple[Dataset, Dataset]:
@@ -86,7 +89,7 @@ def lasting(recipe: Recipe, data: Dataset, size: Size, images: int, snapshot_ima
 def health(model: Model, trial: Trial, size: Size) -> Measures:
     """How the discriminator's classifier is doing on reals it learned from, batch by batch: see `Conditioning.note`.
 
-    A head without a classifier has |h| alone.
+    A head without a classifier has the length of h alone.
     """
     net, task = model.discriminator, trial.recipe.task
     assert isinstance(net, BigGANDiscriminator | Discriminator) and isinstance(task, ClassesConfig | GanConfig)
@@ -102,16 +105,30 @@ def health(model: Model, trial: Trial, size: Size) -> Measures:
             classified = verdict.classified if verdict.embedding is None else verdict.embedding
             if classified is not None:
                 stats.add("classified", classified.norm(dim=1))
+            if task.conditioning is not None:
+                stats.add("pull", _pull(net.head, conditioning, verdict.features, labels))
     found = {name: float(value) for name, value in stats.reduce(_ALONE).items()}
     names = {
         "feature_norm": (NORM, 1.0),
         "classified": ("length of what is classified", 1.0),
         "class_gradient": (GRADIENT, 1.0),
-        "true_probability": ("probability of the true class", 1.0),
-        "positives_active": ("active positives, %", 100.0),
-        "negatives_active": ("active negatives, %", 100.0),
+        "true_probability": (PROBABILITY, 1.0),
+        "pull": (PULL, 1.0),
+        "positives_active": (ACTIVE[0], 100.0),
+        "negatives_active": (ACTIVE[1], 100.0),
     }
     return {label: scale * found[name] for name, (label, scale) in names.items() if name in found}
+
+
+def _pull(head: Head, conditioning: Conditioning, features: Tensor, labels: Tensor | None) -> Float[Tensor, " N"]:
+    """How long the gradient of the weighted class loss by each picture's features is."""
+    with torch.enable_grad():
+        h = features.detach().requires_grad_()
+        verdict = head(h, conditioning.labels(labels, are_fake=False))
+        (loss,) = conditioning.teach(verdict, labels, verdict, labels, ALONE).values()
+        (gradient,) = torch.autograd.grad(loss.sum(), h)
+    lengths: Tensor = gradient.norm(dim=1)
+    return lengths
 
 
 def costs(model: Model, trial: Trial) -> Measures:
@@ -248,12 +265,14 @@ def protocol(size: Size) -> str:
         f"standing statistics) against {2 * FAKES[size]} pictures of the test half: exact unbiased MMD of "
         f"{feature_name(size)} features, times 1000; precision and recall on the same features (third neighbour). "
         "Class accuracy and the inception-like score are a small convolutional classifier's, taught by "
-        f"{LEARNED[size]:,} reals (its own accuracy on unknown reals is measured aside): exp of the mean KL divergence "
-        "between the classes read off one fake and off all; no Inception network is in it. What the discriminator "
-        f"makes of classes is measured on {JUDGED[size]} reals of the training half, {BATCH} at a time, by the "
-        "newest discriminator: |h| is the length of the features its head is given, before any embedding; the length "
-        "of what is classified is that of the vector whose product with the classes' weights counts (h itself in "
-        "ACGAN; 1 by construction where it is normalised); the gradient is that of the unweighted mean class loss of "
-        "a batch by one class's weights (by its proxy on the sphere), mean over classes. One seed: small differences "
+        f"{LEARNED[size]:,} reals (what it makes of reals is measured aside; more cannot be expected of fakes): exp of "
+        "the mean KL divergence between the classes read off one fake and off all; no Inception network is in it. What "
+        f"the discriminator makes of classes is measured on {JUDGED[size]} reals of the training half, {BATCH} at a "
+        "time, by the newest discriminator: h are the features its head is given, before any embedding; the length of "
+        "what is classified is that of the vector whose product with the classes' weights counts (h itself in ACGAN; 1 "
+        "by construction where it is normalised); the gradient is that of the unweighted mean class loss of a batch by "
+        "one class's weights (on the sphere where they are normalised), mean over classes; the pull is the length of "
+        "the gradient of a picture's weighted class loss by h, where that of the logit is about 1 by the spectral norm "
+        "of its layer (on StyleGAN2 it is free). One seed: small differences "
         "mean nothing."
     )
