@@ -9,6 +9,7 @@ import pytest
 from frugan.recipes import RECIPES
 from frugan.training.recipe import AdamConfig, EmaConfig, Recipe, Schedule, TrainingConfig, tiny
 from frugan.training.run import Start, fit, train
+from frugan.training.tasks.classes import ClassesConfig
 from frugan.training.tasks.gan import GanConfig
 from frugan.training.tasks.grow import GrowConfig
 from frugan.training.tasks.semantic import SemanticConfig
@@ -54,7 +55,7 @@ def test_shrinking_keeps_every_mechanism(name: str) -> None:
     small = tiny(recipe, resolution=8, images=8, batch=4)
     heights = {config.fed_resolution for config in small.data.values()}
     assert heights == ({64} if isinstance(small.task, SemanticConfig) else {8})
-    if isinstance(small.task, GanConfig | GrowConfig | SemanticConfig):
+    if isinstance(small.task, ClassesConfig | GanConfig | GrowConfig | SemanticConfig):
         assert {small.task.generator.resolution} == heights
     assert small.name == f"tiny-{name}"
     sizes = {
@@ -68,9 +69,12 @@ def test_shrinking_keeps_every_mechanism(name: str) -> None:
         "snapshots",
         "compile",
         "pool_size",
+        "statistics",
     }
     for kept in {field.name for field in dataclasses.fields(recipe.task)} - sizes:
         assert getattr(small.task, kept) == getattr(recipe.task, kept), kept
+    if isinstance(small.task, ClassesConfig):
+        assert type(small.task.statistics) is type(recipe.task.statistics)
     ours, theirs = small.task.augment, recipe.task.augment
     assert type(ours) is type(theirs) and (ours is None or ours.operations == theirs.operations)
     assert small.optimisers == recipe.optimisers
@@ -93,7 +97,7 @@ def test_every_recipe_runs_from_beginning_to_end(name: str, tmp_path: Path) -> N
     recipe = fit(small, data)
     outcome = train(tmp_path, recipe, data, Start(device="cpu"))
     assert outcome.reason == "finished"
-    steps = recipe.task.discriminator_steps if isinstance(recipe.task, GanConfig | GrowConfig) else 1
+    steps = recipe.task.discriminator_steps if isinstance(recipe.task, ClassesConfig | GanConfig | GrowConfig) else 1
     assert outcome.images_seen == max(8, 4 * steps)
 
 
