@@ -212,7 +212,7 @@ def test_weights_start_orthogonal():
     assert all(
         not module.bias.any() for module in net.modules() if isinstance(module, nn.Linear) and module.bias is not None
     )
-    assert float(net.stages[-1].strength) == 0
+    assert not net.stages[-1].strength.any()
 
 
 # -- codes ---------------------------------------------------------------------
