@@ -103,6 +103,19 @@ def test_one_picture_and_a_limit(folder: Path, tmp_path: Path, picture: Any) -> 
     assert recommend(limited).resolution == 32
 
 
+def test_a_file_without_permission_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "02.png":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    found = inspect(folder)
+    assert len(found.names) == 7 and found.skipped == (("02.png", "cannot be read: Permission denied"),)
+
+
 def test_nothing_to_look_at_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("words")
     with pytest.raises(DataError, match=r"no usable picture in .*a.png: not a picture"):
@@ -216,23 +229,30 @@ def test_channels() -> None:
     assert recommend(report(200, num_grey=200)).channels == 1
     assert recommend(report(200, num_grey=199)).channels == 3
     advice = recommend(report(200, num_transparent=3))
-    assert advice.channels == 3 and any("channels=4" in reason for reason in advice.reasons)
+    assert advice.channels == 3 and any("--channels 4" in reason for reason in advice.reasons)
 
 
 def test_flip_is_off_for_glyphs_and_else_says_how_to_switch_off() -> None:
     assert not recommend(report(has_glyphs=True)).flip
     advice = recommend(report())
-    assert advice.flip and any("flip='off'" in reason for reason in advice.reasons)
+    assert advice.flip and any("--no-flip" in reason for reason in advice.reasons)
 
 
 def test_worries() -> None:
     sizes = np.full((50, 2), 256, dtype=np.int64)
     sizes[:30, 0] = 600
+    sizes[:4] = 64, 127
     advice = recommend(
         report(50, sizes=sizes, exact=(("a", "b", "c"),), near=(("d", "e"),), classes={"rare": 2, "common": 48})
     )
     text = "\n".join(advice.reasons)
-    for words in ("50 pictures are very few", "3 pictures are there more than once", "(rare)", "far from square"):
+    for words in (
+        "50 pictures are very few",
+        "3 pictures are there more than once",
+        "(rare)",
+        "far from square",
+        "4 with a shorter",
+    ):
         assert words in text
     assert len(recommend(report()).reasons) == 3
 

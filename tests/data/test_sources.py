@@ -252,7 +252,7 @@ def test_folders_that_look_like_no_classes_are_taken_only_when_asked(
     lay_out(tmp_path, picture, *names)
     source = open_source(tmp_path)
     assert source.labels is None and len(source.names) == len(names)
-    assert note in source.notes[0] and "use labels='folders'" in source.notes[0]
+    assert note in source.notes[0] and "data.images.labels=folders" in source.notes[0]
     asked = open_source(tmp_path, labels="folders")
     assert asked.labels == (0, 1)
     assert asked.skipped == ((("3.png", "in no sub-folder, so of no class"),) if "3.png" in names else ())

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from frugan.model import Model
     from frugan.training.recipe import Recipe
 
+_SHOWN = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
@@ -212,8 +214,11 @@ def _say_what_was_done(dataset: "Dataset", teller: Teller) -> None:
     from frugan.training.classes import class_worries
 
     if dataset.skipped:
-        (name, reason), lost = dataset.skipped[0], len(dataset.skipped)
-        teller.say_once(f"  left out {lost:,} of {lost + len(dataset):,}: {name}: {reason}")
+        lost = len(dataset.skipped)
+        more = f" (the first {_SHOWN} of them; the report names all)" if lost > _SHOWN else ""
+        teller.say_once(f"  left out {lost:,} of {lost + len(dataset):,}{more}")
+        for name, reason in dataset.skipped[:_SHOWN]:
+            teller.say_once(f"    {name}: {reason}")
     for worry in class_worries(dataset):
         teller.say(f"  {worry}")
     enlarged = dataset.facts.num_upscaled

@@ -34,7 +34,7 @@ def recommend(report: Report) -> Recommendation:
     channels, why_channels = _channels(report)
     augmentation, why_augmentation = _augmentation(count)
     flip, why_flip = _flip(report)
-    reasons = (why_resolution, why_channels, why_augmentation, why_flip, *_worries(report, count))
+    reasons = (why_resolution, why_channels, why_augmentation, why_flip, *_worries(report, count, resolution))
     return Recommendation(
         resolution=resolution,
         channels=channels,
@@ -63,7 +63,7 @@ def _channels(report: Report) -> tuple[int, str]:
     if report.num_transparent:
         return 3, (
             f"3 channels: {report.num_transparent:,} pictures have transparent parts, which are laid on white "
-            "(choose another `background`, or channels=4 to keep them)"
+            "(another colour: --set data.images.background=black; to keep them: --channels 4)"
         )
     return 3, ""
 
@@ -81,15 +81,18 @@ def _augmentation(count: int) -> tuple[str, str]:
 
 def _flip(report: Report) -> tuple[bool, str]:
     if report.has_glyphs:
-        return False, "no mirroring: digits and letters must not be mirrored (flip='on' if these are none)"
+        return False, "no mirroring: digits and letters must not be mirrored (--flip if these are none)"
     return True, (
         "mirroring doubles the pictures; whether left and right matter cannot be seen from here: "
-        "use flip='off' for writing, flags, maps, or things always seen from one side"
+        "use --no-flip for writing, flags, maps, or things always seen from one side"
     )
 
 
-def _worries(report: Report, count: int) -> list[str]:
+def _worries(report: Report, count: int, resolution: int) -> list[str]:
     worries = []
+    tiny = int((2 * report.shorter_sides < resolution).sum())
+    if tiny:
+        worries.append(f"{tiny:,} with a shorter side under {resolution // 2} are left out, as enlarging blurs them")
     if count < 100:
         worries.append(f"{count} pictures are very few: start from a trained generator if you can, and expect copies")
     doubles = sum(len(group) - 1 for group in (*report.exact, *(report.near or ())))
@@ -106,7 +109,9 @@ def _worries(report: Report, count: int) -> list[str]:
         worries.append(f"{len(rare)} classes have fewer than 10 pictures ({_some(rare)}): join or drop them")
     ratios = report.sizes[:, 0] / report.sizes[:, 1]
     if np.mean((ratios > 4 / 3 + 0.01) | (ratios < 3 / 4 - 0.01)) > 0.5:
-        worries.append("most pictures are far from square: a crop loses their ends (see fit='pad' and 'letterbox')")
+        worries.append(
+            "most pictures are far from square: a crop loses their ends (--set data.images.fit=pad keeps them)"
+        )
     return worries
 
 

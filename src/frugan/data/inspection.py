@@ -296,11 +296,23 @@ def _look_at_all(source: Source, tell: Progress) -> dict[int, _Seen | PictureErr
         return _look(data, source.half, with_thumb=index in wanted)
 
     found: dict[int, _Seen | PictureError] = {}
-    with contextlib.closing(read_all(source, look)) as results:
+    with contextlib.closing(read_all(_forgiving(source), look)) as results:
         for index, item in enumerate(results):
             found[index] = item
             tell(index + 1, total, "looking at pictures")
     return found
+
+
+def _forgiving(source: Source) -> Source:
+    """The same source, where a file of a folder that the system refuses is an unusable picture (as in `prepare`)."""
+
+    def load(index: int) -> bytes | np.ndarray:
+        try:
+            return source.load(index)
+        except OSError as error:
+            raise PictureError(f"cannot be read: {error.strerror}") from None
+
+    return dataclasses.replace(source, load=load) if source.kind == "folder" else source
 
 
 def _thumb_indices(source: Source) -> set[int]:

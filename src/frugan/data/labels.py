@@ -10,7 +10,7 @@ from frugan.data.pictures import DataError, Labels
 LABEL_FILE = "dataset.json"
 _MAX_LABEL = 99_999
 _PART_FOLDERS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
-_ASK = "use labels='folders' if they are classes"
+_ASK = "--set data.images.labels=folders makes them classes"
 
 
 @dataclass(frozen=True, kw_only=True)
