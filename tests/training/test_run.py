@@ -404,9 +404,9 @@ def spreads(monkeypatch: pytest.MonkeyPatch, values: dict[int, list[tuple[float,
     seen: list[int] = []
     look = run_module.Journal._look
 
-    def noting(self: Any, loop: Any) -> dict[str, float]:
+    def noting(self: Any, loop: Any, published: Any) -> dict[str, float]:
         seen.append(loop.progress.images_seen)
-        return look(self, loop)
+        return look(self, loop, published)
 
     def score(*_: Any, **__: Any) -> Evaluation:
         calls.append(seen[-1])

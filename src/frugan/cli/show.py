@@ -56,6 +56,7 @@ def _makes(model: "Model") -> list[tuple[str, Any]]:
     return [
         ("pictures", f"{model.resolution} px, {channels} channels"),
         ("classes", ", ".join(model.class_names) or "none"),
+        ("statistics", model.info.get("statistics")),
     ]
 
 

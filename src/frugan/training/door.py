@@ -286,10 +286,27 @@ class Task(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Published:
+    """What a task gives out: networks to store beside those that the training goes on with, by role, such as
+    `generator`, and plain facts about them for whoever opens the run.
+    """
+
+    nets: Mapping[str, nn.Module]
+    info: Mapping[str, str]
+
+
 @runtime_checkable
 class Publisher(Protocol):
-    """A task whose trained thing is made anew from what it trains: whoever opens a run is given that."""
+    """A task whose trained thing is made anew from what it trains: whoever opens a run is given that.
 
-    def published(self, ema: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
-        """The networks to store beside those that the training goes on with, by role, such as `generator`."""
+    `eval_model` gives the model of what is published; who needs both makes it once and asks `as_model`.
+    """
+
+    def published(self, ema: Mapping[str, nn.Module]) -> Published:
+        """What to give out, made of the averages."""
+        ...
+
+    def as_model(self, published: Published) -> Model:
+        """The model of it, as `eval_model` gives it."""
         ...

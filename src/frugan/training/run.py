@@ -24,8 +24,9 @@ from frugan.data.dataset import Dataset
 from frugan.evaluation import quick_score
 from frugan.model import Model, describe_nets, load
 from frugan.training import grids, report
-from frugan.training.classes import check_number, class_changes, class_counts, require_classes
-from frugan.training.door import Publisher, Task
+from frugan.training.classes import check_number, class_changes, require_classes
+from frugan.training.door import Published, Publisher, Task
+from frugan.training.facts import device_name, machine_facts, made_of, memory_mb, model_card, picture_facts
 from frugan.training.feed import open_feeds
 from frugan.training.folder import RunError, RunFolder
 from frugan.training.grids import judged
@@ -226,11 +227,6 @@ class Journal:
         self.parent_licence: str | None = None
         self._stop = False
 
-    @property
-    def _made(self) -> Dataset:
-        """The set whose like is to be made."""
-        return self._data.get("target", next(iter(self._data.values())))
-
     # -- beginning and end --------------------------------------------------------------------------------------------
 
     def resume(self, loop: Loop) -> bool:
@@ -278,37 +274,18 @@ class Journal:
             write.save_png(path, grids.reals(self._pictures.learned, self._recipe.training))
 
     def _facts(self, loop: Loop, known: Mapping[str, Any]) -> dict[str, Any]:
-        first = self._made
-        streams = {} if len(self._data) == 1 else {"streams": {name: len(own) for name, own in self._data.items()}}
+        held_out = len(next(iter(self._pictures.held.values()), ()))
         counts = {name: sum(p.numel() for p in net.parameters()) for name, net in loop.task.nets.items()}
         return {
             "name": self._folder.path.name,
             "created": known.get("created") or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "frugan": frugan.__version__,
             "torch": torch.__version__,
-            "device": _device_name(self._ranks.device),
+            "device": device_name(self._ranks.device),
             "threads": torch.get_num_threads(),
-            "machine": {
-                "torch": torch.__version__,
-                "device": str(self._ranks.device.type),
-                "instructions": torch.backends.cpu.get_cpu_capability(),
-                "threads": torch.get_num_threads(),
-                "processes": self._ranks.world,
-            },
+            "machine": machine_facts(self._ranks),
             "precision": resolve_precision(self._recipe.training.precision, self._ranks.device),
-            "data": {
-                "source": first.facts.path if len(self._data) == 1 else self._start.pictures or first.facts.path,
-                "count": len(first),
-                "held_out": len(next(iter(self._pictures.held.values()), ())),
-                "fingerprint": first.fingerprint,
-                "resolution": first.resolution,
-                "channels": first.channels,
-                "class_names": list(first.class_names),
-                "class_counts": class_counts(first),
-                "skipped": [list(item) for item in first.skipped],
-                "licence": self._start.licence,
-                **streams,
-            },
+            "data": picture_facts(self._data, held_out, self._start.pictures, self._start.licence),
             "fingerprints": {name: dataset.fingerprint for name, dataset in self._data.items()},
             "model": {"parameters": counts},
             "command": known.get("command") or self._start.command,
@@ -358,7 +335,7 @@ class Journal:
             **self._when(loop),
             "images_per_second": round(images_per_second, 3),
             "seconds_per_kimg": round(1000 / images_per_second, 3),
-            "memory_mb": round(_memory_mb(self._ranks.device)),
+            "memory_mb": round(memory_mb(self._ranks.device)),
             "losses": {name: _finite(value) for name, value in losses.items()},
             "stats": {name: _finite(value) for name, value in stats.items() if name not in losses},
             "progress": dict(loop.task.plan(loop.progress.images_seen).progress),
@@ -377,7 +354,9 @@ class Journal:
 
     def snapshot(self, loop: Loop) -> Verdict:
         """Grid, score and checkpoint; the first rank's findings hold for all."""
-        found = json.loads(self._ranks.broadcast(json.dumps(self._look(loop) if self._ranks.is_first else None)))
+        published = self._published(loop)
+        looked = self._look(loop, published) if self._ranks.is_first else None
+        found = json.loads(self._ranks.broadcast(json.dumps(looked)))
         progress, spread, scores = loop.progress, found["fake_spread"], found["scores"]
         progress.evaluation_seconds += found["seconds"]
         peak = progress.reference_spread
@@ -386,7 +365,7 @@ class Journal:
             return Verdict(collapsed=f"samples became alike (spread {spread:.4f}, was {peak:.4f})")
         progress.reference_spread = max(peak, spread)
         self._rank(progress, scores)
-        self.checkpoint(loop, scores)
+        self._store(loop, published, scores)
         if self._ranks.is_first:
             report.write_report(self._folder.path)
         return Verdict()
@@ -401,9 +380,20 @@ class Journal:
             progress.best, progress.best_score = f"{progress.images_seen:09d}", score
             progress.best_images, progress.best_metric = progress.images_seen, name
 
-    def _look(self, loop: Loop) -> dict[str, Any]:
+    def _published(self, loop: Loop) -> Published | None:
+        """What a `Publisher` gives out now, made by the first process alone."""
+        if not self._ranks.is_first or not isinstance(self._task, Publisher):
+            return None
+        return self._task.published(loop.average.nets)
+
+    def _model(self, loop: Loop, published: Published | None) -> Model:
+        if published is not None and isinstance(self._task, Publisher):
+            return self._task.as_model(published)
+        return self._task.eval_model(loop.average.nets, loop.progress.images_seen)
+
+    def _look(self, loop: Loop, published: Published | None) -> dict[str, Any]:
         progress = loop.progress
-        model = self._task.eval_model(loop.average.nets, progress.images_seen)
+        model = self._model(loop, published)
         path = self._folder.grids / f"fakes-{progress.images_seen:09d}.png"
         sheet = grids.fakes(model, self._recipe.training, self._pictures)
         write.save_png(path, sheet, {"frugan:images_seen": str(progress.images_seen)})
@@ -440,17 +430,19 @@ class Journal:
             return {}
         return overfitting(model, learned[name], held[name], self._recipe.training.batch)
 
-    def checkpoint(self, loop: Loop, scores: Mapping[str, float] | None = None) -> None:
+    def checkpoint(self, loop: Loop) -> None:
         """Write a checkpoint and delete the oldest ones."""
+        self._store(loop, self._published(loop), {})
+
+    def _store(self, loop: Loop, published: Published | None, scores: Mapping[str, float]) -> None:
         if not self._ranks.is_first:
             return
         state, parts = loop.state()
         progress = loop.progress
-        first = self._made
         parts_of = {name: "ema" if name in loop.average.nets else "net" for name in self._task.nets}
         shown = {f"{parts_of[name]}.{name}": (name, net) for name, net in self._task.nets.items()}
-        if isinstance(self._task, Publisher):
-            made = {f"made.{name}": (name, net) for name, net in self._task.published(loop.average.nets).items()}
+        if published is not None:
+            made = {f"made.{name}": (name, net) for name, net in published.nets.items()}
             parts |= {part: net.state_dict() for part, (_, net) in made.items()}
             shown |= made  # the table has one network a role, the last one named
         table = describe_nets(shown)
@@ -461,13 +453,15 @@ class Journal:
             "recipe": self._recipe.name,
             "images_seen": progress.images_seen,
             "seconds": progress.seconds,
-            "class_names": list(first.class_names),
+            "class_names": list(made_of(self._data).class_names),
             "data": facts.get("data", {}),
             "parent": facts.get("parent"),
             "licence": facts.get("parent_licence"),
-            "scores": dict(scores or {}),
+            "scores": dict(scores),
             "best": progress.best,
         }
+        if published is not None:
+            info |= published.info
         stage = dict(self._task.plan(progress.images_seen).progress)
         if "resolution" in stage:
             info["stage"] = stage
@@ -515,37 +509,5 @@ def _signals(journal: Journal) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def model_card(info: Mapping[str, Any]) -> str:
-    """A README for a checkpoint: what it was made from, on which terms, how long, and how good."""
-    data = info.get("data") or {}
-    scores = "\n".join(f"- {name}: {value:.3f}" for name, value in (info.get("scores") or {}).items())
-    parent = f"- continued from: {info['parent']}\n" if info.get("parent") else ""
-    parent += f"- licence of the weights it continued from: {info['licence']}\n" if info.get("licence") else ""
-    is_translator = "streams" in data
-    tag, what = ("image-to-image", "translator") if is_translator else ("image-generation", "generator")
-    return (
-        f"---\nlibrary_name: frugan\ntags: [gan, {tag}]\n---\n"
-        f"# An image {what} trained with frugan\n\n"
-        f"- recipe: {info['recipe']}\n- images seen: {info['images_seen']}\n- hours: {info['seconds'] / 3600:.2f}\n"
-        f"- pictures: {data.get('count')} at {data.get('resolution')} px from {data.get('source') or 'memory'}\n"
-        f"- licence of the pictures: {data.get('licence') or 'not stated; the owner of the pictures decides'}\n"
-        f"{parent}{scores}\n\nLoad it with `frugan.load(folder)`; nothing in it is executed.\n"
-    )
-
-
 def _finite(value: float) -> float | None:
     return value if abs(value) < float("inf") else None
-
-
-def _memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    if sys.platform == "win32":
-        return 0.0  # the standard library does not tell
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

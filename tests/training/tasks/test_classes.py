@@ -35,6 +35,7 @@ from frugan.training.loop import Loop
 from frugan.training.ranks import Ranks
 from frugan.training.recipe import EmaConfig, tiny
 from frugan.training.run import Start, fit, train
+from frugan.training.tasks import classes as classes_module
 from frugan.training.tasks.adversary import DraganConfig, LeCamConfig, MaxGpConfig, R1Config, WganGpConfig
 from frugan.training.tasks.classes import ClassesConfig, ClassesTask
 from frugan.training.tasks.conditioning import (
@@ -47,7 +48,7 @@ from frugan.training.tasks.conditioning import (
     TacConfig,
 )
 from frugan.training.tasks.gan import GanConfig
-from frugan.training.tasks.statistics import RunningStatistics, note_statistics
+from frugan.training.tasks.statistics import RunningStatistics, StandingStatistics, note_statistics
 from frugan.training.tasks.terms import ConsistencyConfig, LatentOptimisationConfig, TermsConfig, TopKConfig
 from tests.training.rig import (
     assert_close_tensors,
@@ -595,13 +596,27 @@ def test_everything_at_once() -> None:
         assert all(value.isfinite().all() for value in loop.iterate().values())
 
 
-def test_who_opens_a_run_is_given_what_was_scored(tmp_path: Path) -> None:
+def test_who_opens_a_run_is_given_what_was_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = tiny(conditional_recipes.small())
     data = noise_for(small, 12)
     recipe = fit(small, data)
+    made: list[int] = []
+    stand = classes_module.stand
+
+    def noting(generator: BigGANGenerator, config: StandingStatistics) -> None:
+        made.append(config.batches)
+        stand(generator, config)
+
+    monkeypatch.setattr(classes_module, "stand", noting)
     assert train(tmp_path / "run", recipe, data, Start()).reason == "finished"
+    snapshots = list((tmp_path / "run" / "grids").glob("fakes-*.png"))
+    assert len(made) == len(snapshots) > 1  # once for what is scored and what is stored
     newest = sorted((tmp_path / "run" / "checkpoints").glob("0*"))[-1]
     opened, stored = load(newest), checkpoint.load(newest)
+    said = f"standing: of {made[0]} batches of 8 pictures"
+    assert (
+        said in opened.info["statistics"] and f"- statistics of batches: {said}" in (newest / "README.md").read_text()
+    )
     generator = opened.generator
     assert isinstance(generator, BigGANGenerator) and generator.config.spectral
     task = recipe.task.build(data, recipe.training.batch)

@@ -32,7 +32,7 @@ from frugan.models.heads import Verdict
 from frugan.models.ladder import doublings
 from frugan.ops.normalize import Pooling
 from frugan.ops.spectral import power_iterate, settle_exactly
-from frugan.training.door import Batch, Draw, Phase, Plan, Shared, Step
+from frugan.training.door import Batch, Draw, Phase, Plan, Published, Shared, Step
 from frugan.training.tasks.adversary import (
     Adversary,
     LeCamConfig,
@@ -315,7 +315,7 @@ class ClassesTask(Adversary):
             move_statistics(self.nets[name], name, stats, self.config.momentum)
             power_iterate(self.nets[name], steps)
 
-    def published(self, ema: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    def published(self, ema: Mapping[str, nn.Module]) -> Published:
         """The averaged generator with its own spectral norms, by the statistics that the settings name.
 
         Averaged weights have other singular vectors than the newest ones: these are found anew.
@@ -326,14 +326,19 @@ class ClassesTask(Adversary):
         settle_exactly(generator)
         if isinstance(self.config.statistics, StandingStatistics):
             stand(generator, self.config.statistics)
-        return {"generator": generator}
+        return Published({"generator": generator}, {"statistics": self.config.statistics.text})
+
+    def as_model(self, published: Published) -> Model:
+        """What is published, spectral norms folded into its weights, and the discriminator as it is."""
+        generator = published.nets["generator"]
+        assert isinstance(generator, BigGANGenerator)
+        names = {"class_names": list(self.class_names)} if self.config.generator.num_classes else {}
+        info = {**published.info, **names}
+        return Model(generator.fold_spectral(), Logits(self.discriminator, self.conditioning), info)
 
     def eval_model(self, ema: Mapping[str, nn.Module], images_seen: int) -> Model:
-        """What is published, spectral norms folded into its weights, and the discriminator as it is."""
-        generator = self.published(ema)["generator"]
-        assert isinstance(generator, BigGANGenerator)
-        info = {"class_names": list(self.class_names)} if self.config.generator.num_classes else {}
-        return Model(generator.fold_spectral(), Logits(self.discriminator, self.conditioning), info)
+        """The model of what is published."""
+        return self.as_model(self.published(ema))
 
 
 def _pooling(step: Step, momentum: float = 0.0) -> Pooling:

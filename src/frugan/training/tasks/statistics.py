@@ -31,6 +31,11 @@ class StandingStatistics:
         """Check the ranges."""
         at_least(self, batches=1, batch=2)
 
+    @property
+    def text(self) -> str:
+        """In words."""
+        return f"standing: of {self.batches} batches of {self.batch} pictures of random latents and classes together"
+
     def shrunk(self) -> "StandingStatistics":
         """The same for a training of seconds."""
         return dataclasses.replace(self, batches=min(self.batches, 2), batch=min(self.batch, 8))
@@ -39,6 +44,11 @@ class StandingStatistics:
 @dataclass(frozen=True, kw_only=True)
 class RunningStatistics:
     """Those that moved along in training, or their average over training (`EmaConfig.buffers`)."""
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        return "running: as they moved along in training"
 
     def shrunk(self) -> "RunningStatistics":
         """The same."""
