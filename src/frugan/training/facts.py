@@ -1,4 +1,6 @@
-"""What is known of a run beside its recipe, as plain facts: machine and pictures; and the card of each checkpoint."""
+"""What is known of a run, as plain facts: machine and pictures; whether it is still the same one when it goes on;
+and the card of each checkpoint.
+"""
 
 import sys
 from collections.abc import Mapping
@@ -6,9 +8,18 @@ from typing import Any
 
 import torch
 
+from frugan.config import differences
 from frugan.data.dataset import Dataset
-from frugan.training.classes import class_counts
+from frugan.training.classes import check_number, class_changes, class_counts
+from frugan.training.folder import RunError, RunFolder
 from frugan.training.ranks import Ranks
+from frugan.training.recipe import Recipe
+
+# Settings that decide when and where, never which weights come out.
+_FREE = (
+    *("total_images", "checkpoint_seconds", "status_seconds", "keep_checkpoints", "plateau_images", "max_rollbacks"),
+    *("evaluation", "evaluation_share"),
+)
 
 
 def made_of(data: Mapping[str, Dataset]) -> Dataset:
@@ -61,6 +72,34 @@ def picture_facts(
         "licence": licence,
         **({} if len(data) == 1 else {"streams": {name: len(own) for name, own in data.items()}}),
     }
+
+
+def check_same(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], force: bool) -> None:
+    """Raise RunError where a run was begun with other settings or pictures; `force` lets all pass but other classes."""
+    if not folder.exists:
+        return
+    changed = [
+        f"{path}: {old!r} -> {new!r}"
+        for path, old, new in differences(folder.read_recipe(), recipe)
+        if path.removeprefix("training.").partition(".")[0] not in _FREE and not path.startswith("reasons")
+    ]
+    facts = folder.read_facts()
+    known = facts.get("fingerprints", {})
+    classes = (facts.get("data") or {}).get("class_names")
+    if classes is not None and "images" in data:
+        changed += class_changes(classes, data["images"])
+    changed += [
+        f"pictures of '{name}' are not the same ones ({len(dataset)} now)"
+        for name, dataset in data.items()
+        if known.get(name, dataset.fingerprint) != dataset.fingerprint
+    ]
+    if changed and not force:
+        raise RunError(
+            f"the run in {folder.path} was begun differently:\n  " + "\n  ".join(changed) + "\n"
+            "Use another --out for a new run, or --force to go on with the change"
+        )
+    if classes is not None and "images" in data:
+        check_number(classes, data["images"], folder.path)
 
 
 def model_card(info: Mapping[str, Any]) -> str:

@@ -18,15 +18,22 @@ import torch
 
 import frugan
 from frugan import checkpoint as checkpoints
-from frugan.config import differences
 from frugan.data import write
 from frugan.data.dataset import Dataset
 from frugan.evaluation import quick_score
 from frugan.model import Model, describe_nets, load
 from frugan.training import grids, report
-from frugan.training.classes import check_number, class_changes, require_classes
+from frugan.training.classes import require_classes
 from frugan.training.door import Published, Publisher, Task
-from frugan.training.facts import device_name, machine_facts, made_of, memory_mb, model_card, picture_facts
+from frugan.training.facts import (
+    check_same,
+    device_name,
+    machine_facts,
+    made_of,
+    memory_mb,
+    model_card,
+    picture_facts,
+)
 from frugan.training.feed import open_feeds
 from frugan.training.folder import RunError, RunFolder
 from frugan.training.grids import judged
@@ -38,11 +45,6 @@ from frugan.training.recipe import Recipe
 from frugan.training.scores import SnapshotScores
 from frugan.training.tasks.semantic import SemanticConfig
 
-# Settings that decide when and where, never which weights come out.
-_FREE = (
-    *("total_images", "checkpoint_seconds", "status_seconds", "keep_checkpoints", "plateau_images", "max_rollbacks"),
-    *("evaluation", "evaluation_share"),
-)
 _COLLAPSE_SHARE, _GROWN_SHARE, _PLATEAU_GAIN = 0.1, 0.25, 0.01
 Teller = Callable[[dict[str, Any]], None]
 
@@ -92,7 +94,7 @@ def train(run: Path, recipe: Recipe, data: Mapping[str, Dataset], start: Start =
             folder.create()
         ranks.barrier()
         with folder.lock() if ranks.is_first else contextlib.nullcontext():
-            _check_same(folder, recipe, data, start.force)
+            check_same(folder, recipe, data, start.force)
             ranks.barrier()
             if ranks.is_first:
                 folder.begin(recipe)
@@ -114,33 +116,6 @@ def fit(recipe: Recipe, data: Mapping[str, Dataset]) -> Recipe:
         snapshot = min(training.snapshot_images, max(training.total_images // 10, 1))
         training = dataclasses.replace(training, snapshot_images=snapshot)
     return dataclasses.replace(recipe, task=recipe.task.fit(data), training=training)
-
-
-def _check_same(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], force: bool) -> None:
-    if not folder.exists:
-        return
-    changed = [
-        f"{path}: {old!r} -> {new!r}"
-        for path, old, new in differences(folder.read_recipe(), recipe)
-        if path.removeprefix("training.").partition(".")[0] not in _FREE and not path.startswith("reasons")
-    ]
-    facts = folder.read_facts()
-    known = facts.get("fingerprints", {})
-    classes = (facts.get("data") or {}).get("class_names")
-    if classes is not None and "images" in data:
-        changed += class_changes(classes, data["images"])
-    changed += [
-        f"pictures of '{name}' are not the same ones ({len(dataset)} now)"
-        for name, dataset in data.items()
-        if known.get(name, dataset.fingerprint) != dataset.fingerprint
-    ]
-    if changed and not force:
-        raise RunError(
-            f"the run in {folder.path} was begun differently:\n  " + "\n  ".join(changed) + "\n"
-            "Use another --out for a new run, or --force to go on with the change"
-        )
-    if classes is not None and "images" in data:
-        check_number(classes, data["images"], folder.path)
 
 
 def _train(
