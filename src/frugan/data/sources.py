@@ -361,7 +361,9 @@ def no_pictures(source: Source, skipped: Sequence[tuple[str, str]]) -> DataError
     reasons = [f"{name}: {reason}" for name, reason in skipped[:5]]
     others = sum(source.ignored.values())
     detail = "; ".join([*reasons, *([f"{others} other files"] if others else [])]) or "it is empty"
-    return DataError(f"no usable picture in {str(source.path)!r} ({detail})")
+    archives = sorted(file.name for file in source.path.glob("*.zip")) if source.path.is_dir() else []
+    advice = f"; give one of its archives instead: {', '.join(archives[:5])}" if archives else ""
+    return DataError(f"no usable picture in {str(source.path)!r} ({detail}){advice}")
 
 
 def read_all(source: Source, work: Callable[[int, bytes | np.ndarray], T]) -> Generator[T | PictureError, None, None]:
