@@ -69,6 +69,8 @@ def test_export_to_rosinality_comes_back_as_it_was(call, model: str, tmp_path: P
     with torch.no_grad():
         generator.mapping.w_avg.copy_(generator.mapping(torch.randn(256, 8))[:, 0].mean(0))
     save(Model(generator, info={"licence": "mine alone"}), save_as)
+    status, said = call("export", "same", "--to", "rosinality", "--out", "half.pt", "--precision", "fp16")
+    assert status == 2 and "got --precision fp16" in said and not Path("half.pt").exists()
     status, said = call("export", "same", "--to", "rosinality", "--out", "out.pt")
     assert status == 0 and "mine alone" in said
     pictures = load("same").sample(range(3))

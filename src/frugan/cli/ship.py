@@ -51,6 +51,8 @@ def export(
     teller = Teller()
     loaded = load(model)
     if to == "rosinality":
+        if precision != "fp32":
+            raise ValueError(f"--to rosinality writes fp32 as its readers expect, got --precision {precision}")
         _export_rosinality(loaded, out or Path("rosinality.pt"), overwrite, teller)
         return
     folder = out or Path(f"export-{to}")
