@@ -10,6 +10,8 @@ from PIL import Image
 
 from frugan import features
 from frugan.data.write import read_metadata
+from frugan.model import Model, save
+from frugan.models.biggan import BigGANConfig, BigGANGenerator
 from frugan.training import scores as training_scores
 from tests.tiny_extractor import TinyExtractor
 
@@ -82,6 +84,27 @@ def test_a_folder_is_scored_against_a_folder(call, tmp_path: Path) -> None:
     assert status == 0 and "5 pictures: made" in shown and "at 8 px" in shown
 
 
+def test_a_model_is_scored_by_other_statistics_of_batches(call, tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 12)
+    config = BigGANConfig(resolution=8, width=4, z_dim=8, shared_dim=None, blocks="resnet")
+    save(Model(BigGANGenerator(config).eval()), tmp_path / "model")
+    command = ("evaluate", "model", "--data", "photos", "--features", "tiny", "--metrics", "kid", "-n", "12")
+    found, words = [], {None: None, "standing": "standing: of 16 batches of 64", "batch:6": "batch: of each 6 pictures"}
+    for kind, said in words.items():
+        status, shown = call(*command, *(("--statistics", kind) if kind else ()), "--out", f"by-{kind}")
+        assert status == 0, shown
+        assert (said or "pictures at 8 px") in shown and ("\nstatistics " in shown) == (said is not None)
+        found.append(scores_in(tmp_path / f"by-{kind}")["KID-tiny"])
+    assert len(set(found)) == 3
+    for kind, said in (
+        ("batch", "ask for 50 pictures, got 12"),
+        ("batch:", "--statistics must be standing, batch, or such as batch:64, got 'batch:'"),
+        ("running", "--statistics must be standing, batch, or such as batch:64, got 'running'"),
+    ):
+        status, shown = call(*command, "--statistics", kind)
+        assert status == 2 and said in shown, shown
+
+
 def test_the_bundled_model_knows_its_set(call, tmp_path: Path) -> None:
     command = ("evaluate", "demo", "--features", "tiny", "-n", "8", "--reals", "30", "--metrics", "kid,ppl")
     status, shown = call(*command, "--psi", "0.5")
@@ -94,6 +117,7 @@ def test_the_bundled_model_knows_its_set(call, tmp_path: Path) -> None:
     [
         (("evaluate", "nowhere", "--data", "photos"), "nowhere"),
         (("evaluate", "photos"), "--data is needed"),
+        (("evaluate", "photos", "--data", "photos", "--statistics", "batch"), "these are pictures: leave it out"),
         (("evaluate", "photos", "--data", "nowhere"), "nowhere"),
         (("evaluate", "photos", "--data", "photos", "--metrics", "kit"), "did you mean 'kid'"),
         (("evaluate", "photos", "--data", "photos", "--metrics", ","), "at least one metric"),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frugan import checkpoint
-from frugan.training.door import Draw, Phase, Plan, Share, Shared, Stats, Step, seeded
+from frugan.training.door import Draw, Phase, Plan, Share, Shared, Stats, Step
 from frugan.training.tasks.gan import GanTask, PathLengthConfig
 from tests.training.rig import (
     ALONE,
@@ -216,12 +216,6 @@ def test_shared_choices_do_not_depend_on_the_share() -> None:
     chosen = [shared.integer(2, 5) for _ in range(60)]
     assert set(chosen) == {2, 3, 4}
     assert {shared.choice("ab") for _ in range(20)} == {"a", "b"}
-
-
-def test_seeded_generators_differ_by_every_part_of_the_key() -> None:
-    cpu = torch.device("cpu")
-    keys: list[tuple[int | str, ...]] = [(0,), (1,), (-1,), (2**63,), (0, 0), (0, 1), (1, 0), ("a",), ("b",), (0, "a")]
-    assert len({seeded(cpu, *key).initial_seed() for key in keys}) == len(keys)
 
 
 def test_stats_are_means_over_rows_and_a_copy_stands_alone() -> None:

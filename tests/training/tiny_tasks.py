@@ -21,6 +21,7 @@ from frugan.models.multiscale import MultiScaleConfig
 from frugan.models.patchgan import PatchConfig
 from frugan.models.progan import ProGANConfig, ProGANDiscriminatorConfig
 from frugan.models.spade import SpadeConfig
+from frugan.models.standing import StandingStatistics
 from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
 from frugan.models.subnet import Subnet
 from frugan.models.translator import ResnetConfig, UNetConfig
@@ -34,7 +35,6 @@ from frugan.training.tasks.cycle import CycleConfig
 from frugan.training.tasks.gan import GanConfig, PathLengthConfig
 from frugan.training.tasks.grow import GrowConfig, GrowthConfig
 from frugan.training.tasks.semantic import SemanticConfig
-from frugan.training.tasks.statistics import StandingStatistics
 from frugan.training.tasks.terms import ApaConfig, ConsistencyConfig, LatentConsistencyConfig, TermsConfig
 from frugan.training.tasks.translate import PairedConfig
 

@@ -30,6 +30,7 @@ def evaluate(
     reals: int | None = None,
     psi: float = 1.0,
     noise: Literal["const", "none", "random"] = "const",
+    statistics: str | None = None,
     seed: int = 0,
     ddof: Literal[0, 1] = 0,
     resolution: int | None = None,
@@ -62,6 +63,9 @@ def evaluate(
         1 measures all the variety; below 1 scores flatter.
     noise
         const: the model's own; random: new for each picture; none.
+    statistics
+        By which statistics of batches a model of the BigGAN family draws, where not by its own: standing (made anew
+        from 1,024 pictures), or batch, such as batch:64 (of so many pictures drawn together, 50 by default).
     seed
         Which pictures are drawn and chosen.
     ddof
@@ -79,7 +83,7 @@ def evaluate(
     from frugan.features import open_extractor
 
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    model = _model(generated, kind)
+    model = _normalised(_model(generated, kind), statistics)
     config = EvaluationConfig(
         metrics=tuple(dict.fromkeys(name.strip() for name in metrics.split(",") if name.strip())),
         features=features,
@@ -113,6 +117,23 @@ def _model(generated: str, device: str) -> "Model | None":
     if is_bundled or is_file or any((path / mark).exists() for mark in marks):
         return load(generated, device=device)
     return None
+
+
+def _normalised(model: "Model | None", statistics: str | None) -> "Model | None":
+    """The model by the statistics of `standing`, `batch` or `batch:64`."""
+    from frugan.evaluation.statistics import BatchStatistics, normalised_by
+    from frugan.models.standing import StandingStatistics
+
+    if statistics is None:
+        return model
+    if model is None:
+        raise ValueError("--statistics is for a model, which then draws by them; these are pictures: leave it out")
+    kind, colon, number = statistics.partition(":")
+    if statistics == "standing":
+        return normalised_by(model, StandingStatistics())
+    if kind != "batch" or (colon and not number.isdecimal()):
+        raise ValueError(f"--statistics must be standing, batch, or such as batch:64, got {statistics!r}")
+    return normalised_by(model, BatchStatistics(batch=int(number)) if colon else BatchStatistics())
 
 
 def _sides(

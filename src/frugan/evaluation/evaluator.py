@@ -42,6 +42,7 @@ from frugan.evaluation.protocol import (
     check_count,
 )
 from frugan.evaluation.quick import PAIRED_L1, are_paired
+from frugan.evaluation.statistics import check_statistics
 from frugan.features import FeatureExtractor, as_rgb
 from frugan.metrics.distribution import Estimate, frechet_distance_of, inception_score, kid_exact, kid_subsets
 from frugan.metrics.multiscale import SMALLEST_SIMILAR
@@ -199,6 +200,7 @@ class Evaluator:
         else:
             count = config.num_fake
             check_paths(fakes, config.metrics)
+            check_statistics(fakes, config.metrics, count)
         check_count(config.metrics, count, "generated")
         return count
 
@@ -234,6 +236,7 @@ class Evaluator:
             subset_size=config.subset_size,
             path_distance=self._paths.distance_name if has_paths and self._paths else None,
             classes=classes_like(fakes, self.reals, 0, 0)[1] if isinstance(fakes, Model) and is_model else None,
+            statistics=None if isinstance(fakes, Dataset) else fakes.info.get("statistics"),
             pixels=self._pixel_protocol(pictures),
             pairs=len(self._common(fakes, pictures)[0]) or None,
         )

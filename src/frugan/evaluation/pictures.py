@@ -8,6 +8,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from frugan.data.dataset import Dataset
+from frugan.evaluation.statistics import Together
 from frugan.model import Model
 
 FIRST_SEED, SEED_STEP = 10_000, 1_000_000
@@ -80,10 +81,12 @@ def of_model(
     is_held: bool,
 ) -> Pictures:
     """What a model draws from these seeds; `is_lasting` where its weights stay as they are."""
-    key = ["model", model.hash, seeds.start, len(seeds), psi, noise, classes] if is_lasting else None
+    batch = model.generator.batch if isinstance(model.generator, Together) else None
+    together = [] if batch is None else [batch]
+    key = ["model", model.hash, seeds.start, len(seeds), psi, noise, classes, *together] if is_lasting else None
 
     def draw() -> Iterator[Tensor]:
-        return model.stream(seeds, classes, psi=psi, noise=noise, batch=BATCH)
+        return model.stream(seeds, classes, psi=psi, noise=noise, batch=batch or BATCH)
 
     return Pictures(draw, len(seeds), key, is_held)
 

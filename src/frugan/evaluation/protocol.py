@@ -126,8 +126,9 @@ class Protocol:
 
     `seeds`, `psi`, `noise`: of the generated pictures, None where they came from files. `extractor`, `fingerprint`,
     `resizer`: None where no network was asked. `classes`: how those of the generated pictures were chosen; None where
-    there are none. `path_distance`: what path lengths were measured with. `pairs`: how many
-    outputs of a translator were held against their own targets.
+    there are none. `statistics`: of batches, by which the model normalises, in words; None where it has none or does
+    not say. `path_distance`: what path lengths were measured with. `pairs`: how many outputs of a translator were held
+    against their own targets.
     """
 
     extractor: str | None
@@ -151,6 +152,7 @@ class Protocol:
     splits: int = SPLITS
     path_distance: str | None = None
     classes: str | None = None
+    statistics: str | None = None
     pixels: PixelProtocol | None = None
     pairs: int | None = None
 
@@ -301,6 +303,8 @@ class Scores:
             )
         if known.classes is not None:
             lines.append(f"drawn      classes {known.classes}")
+        if known.statistics is not None:
+            lines.append(f"statistics {known.statistics}")
         if known.path_distance is not None:
             lines.append(f"paths      {known.path_distance}")
         if known.pairs is not None:

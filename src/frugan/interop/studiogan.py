@@ -50,7 +50,7 @@ LICENCE = (
 _EARLY_EMBEDDING = ("linear3.weight", "linear3.weight_orig")
 _STATISTICS = (
     "pictures use the statistics of batches that training kept; the published scores used standing statistics, taken "
-    "anew from many batches"
+    "anew from many batches: `frugan evaluate --statistics standing` scores by such"
 )
 
 

@@ -7,7 +7,6 @@ Randomness is a function of (seed, iteration, phase, repeat, number of the draw)
 and because every draw is made for the global batch and sliced, one process and several see the same numbers.
 """
 
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -17,6 +16,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from frugan.model import Model
+from frugan.ops.keyed import seeded
 from frugan.training.ranks import Ranks
 
 T = TypeVar("T")
@@ -94,16 +94,6 @@ class Share:
     def count(self) -> int:
         """How many samples that is."""
         return len(range(self.offset, self.total, self.stride))
-
-
-def seeded(device: torch.device, *key: int | str) -> torch.Generator:
-    """A generator whose numbers depend on the key alone."""
-    state = 0x9E3779B97F4A7C15
-    for item in key:
-        number = zlib.crc32(item.encode()) if isinstance(item, str) else item
-        state = ((state ^ (number & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 29
-    return torch.Generator(device).manual_seed(state & 0x7FFFFFFFFFFFFFFF)
 
 
 class Draw:

@@ -28,6 +28,7 @@ from frugan.models.heads import (
     PickHead,
     ProjectionHead,
 )
+from frugan.models.standing import StandingStatistics
 from frugan.ops.normalize import Pooling
 from frugan.recipes import conditional as conditional_recipes
 from frugan.training.door import Draw, Share, Shared, Stats, Step
@@ -48,7 +49,7 @@ from frugan.training.tasks.conditioning import (
     TacConfig,
 )
 from frugan.training.tasks.gan import GanConfig
-from frugan.training.tasks.statistics import RunningStatistics, StandingStatistics, note_statistics
+from frugan.training.tasks.statistics import RunningStatistics, note_statistics
 from frugan.training.tasks.terms import ConsistencyConfig, LatentOptimisationConfig, TermsConfig, TopKConfig
 from tests.training.rig import (
     assert_close_tensors,

@@ -30,6 +30,7 @@ from frugan.models.biggan import (
 )
 from frugan.models.heads import Verdict
 from frugan.models.ladder import doublings
+from frugan.models.standing import StandingStatistics, stand
 from frugan.ops.normalize import Pooling
 from frugan.ops.spectral import power_iterate, settle_exactly
 from frugan.training.door import Batch, Draw, Phase, Plan, Published, Shared, Step
@@ -49,12 +50,10 @@ from frugan.training.tasks.adversary import (
 from frugan.training.tasks.augmenter import at_work
 from frugan.training.tasks.conditioning import Conditioning, ConditioningConfig, Logits, check_conditioning
 from frugan.training.tasks.statistics import (
-    StandingStatistics,
     StatisticsConfig,
     largest_singular_value,
     move_statistics,
     note_statistics,
-    stand,
 )
 from frugan.training.tasks.terms import LatentOptimisationConfig, TermsConfig, at_least, share
 

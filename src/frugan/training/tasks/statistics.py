@@ -1,8 +1,7 @@
-"""Statistics of batch normalisation in training: noted in a step, moved at its end, and made anew for a trained
-generator; the largest singular values of spectral layers.
+"""Statistics of batch normalisation in training: noted in a step and moved at its end; which ones are given out; the
+largest singular values of spectral layers.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,35 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from frugan.models.biggan import BigGANGenerator
-from frugan.ops.normalize import Pooling, Standing
+from frugan.models.standing import StandingStatistics
 from frugan.ops.spectral import Spectral
-from frugan.training.door import Stats, seeded
-from frugan.training.tasks.terms import at_least
-
-
-@dataclass(frozen=True, kw_only=True)
-class StandingStatistics:
-    """Those of `batches` batches of `batch` pictures of random latents and classes, all together (`Standing`).
-
-    The numbers drawn are always the same.
-    """
-
-    batches: int = 16
-    batch: int = 64
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        at_least(self, batches=1, batch=2)
-
-    @property
-    def text(self) -> str:
-        """In words."""
-        return f"standing: of {self.batches} batches of {self.batch} pictures of random latents and classes together"
-
-    def shrunk(self) -> "StandingStatistics":
-        """The same for a training of seconds."""
-        return dataclasses.replace(self, batches=min(self.batches, 2), batch=min(self.batch, 8))
+from frugan.training.door import Stats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,23 +71,6 @@ def move_statistics(network: nn.Module, name: str, stats: Mapping[str, Tensor], 
         noted, running = stats.get(f"{name} {key}"), module.get_buffer(buffer)
         if noted is not None:
             running.lerp_(noted.to(running), momentum)
-
-
-@torch.no_grad()
-def stand(generator: BigGANGenerator, config: StandingStatistics) -> None:
-    """Give a generator its standing statistics."""
-    standing = Standing()
-    parameter = next(generator.parameters())
-    count = generator.config.num_classes
-    for number in range(config.batches):
-        random = seeded(torch.device("cpu"), "standing", number)
-        z = torch.randn(config.batch, generator.config.z_dim, generator=random)
-        labels = None
-        if count:
-            chosen = torch.randint(count, (config.batch,), generator=random)
-            labels = nn.functional.one_hot(chosen, count).to(parameter)
-        generator(z.to(parameter), labels, pooling=Pooling(standing=standing))
-    standing.store()
 
 
 @torch.no_grad()
