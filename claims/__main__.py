@@ -18,6 +18,7 @@ _ALL = (
     pix2pix.CLAIM,
     cyclegan.CLAIM,
     reacgan.CLAIM,
+    reacgan.MORE_CLASSES,
     d2d_forms.CLAIM,
 )
 CLAIMS = {claim.name: claim for claim in _ALL}

@@ -18,18 +18,20 @@ from frugan.training.tasks.gan import GanConfig
 
 EXACT, RELEASED = "exact", "released"
 STYLE = ("StyleGAN2 cross-entropy", "StyleGAN2 2C", "StyleGAN2 D2D-CE")
-IMAGES, SNAPSHOT = 15_360, 7_680
+IMAGES, SNAPSHOT = 30_720, 7_680
 LARGE: dict[Size, tuple[int, ...]] = {"smoke": (4,), "cpu": (4,), "full": (4, 8)}
 """Larger batches, over the first."""
 WIDTHS = (48, 32, 16)
 """StyleGAN2's at 4, 8 and 16 px."""
+WEIGHT = 3.0
+"""Of D2D-CE on the ladder. At the published .5 no form learns classes in so short a training."""
 LEAST_ACCURACY = 20.0
 """Twice what chance gives with ten classes."""
 
 
 def _ladder(size: Size) -> dict[str, Recipe]:
     """Both forms, and the exact one in larger batches, at a learning rate that grows by the root of the batch."""
-    d2d = D2DConfig(weight=0.5, temperature=0.5, margin=0.98)
+    d2d = D2DConfig(weight=0.5 if size == "full" else WEIGHT, temperature=0.5, margin=0.98)
     base = (
         conditional.reacgan_cifar()
         if size == "full"
@@ -90,7 +92,7 @@ def _small_style() -> Recipe:
 
 
 def _trials(size: Size) -> list[Trial]:
-    data, _ = labelled.sets(size)
+    data, _ = labelled.CLOTHES.sets(size)
     trials = []
     for arm, recipe in (_ladder(size) | _style(size)).items():
         images, every = (
@@ -153,10 +155,11 @@ def _protocol(size: Size) -> str:
         "R1 of gamma .01 every 16 iterations, batch 32"
     )
     return (
-        f"{networks}. On the ladder weight and temperature .5, margin .98; on StyleGAN2 cross-entropy and 2C of weight "
-        "1 (temperature 1), D2D-CE of weight and temperature .25, margin .98, as published. Equal images in all arms; "
-        "the learning rate grows by the root of the batch, as the authors' did from batch 64 to 128. A gradient is by "
-        f"the proxies where there are any, by the classifier's weights elsewhere. {labelled.protocol(size)}"
+        f"{networks}. On the ladder weight {0.5 if size == 'full' else WEIGHT:g}, temperature .5, margin .98; on "
+        "StyleGAN2 cross-entropy and 2C of weight 1 (temperature 1), D2D-CE of weight and temperature .25, margin .98, "
+        "as published. Equal images in all arms; the learning rate grows by the root of the batch, as the authors' did "
+        "from batch 64 to 128. A gradient is by the proxies where there are any, by the classifier's weights elsewhere."
+        f" {labelled.protocol(size)}"
     )
 
 
@@ -172,5 +175,5 @@ CLAIM = Claim(
     conclude=_conclude,
     protocol=_protocol,
     aside=labelled.aside,
-    sheet=labelled.SHEET,
+    sheet=labelled.sheet(),
 )

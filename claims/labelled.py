@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 
 from claims.harness import Measures, Sheet, Size, Trial
 from claims.measures import fashion, feature_name, features, real_features, samples
-from frugan.data import Dataset, to_float
+from frugan.data import DataConfig, Dataset, prepare, split, to_float
+from frugan.data.demo import demo_base, open_demo
 from frugan.data.write import Picture, labelled_grid
 from frugan.losses.conditional import ALONE
 from frugan.metrics.cost import count_macs, count_parameters
@@ -39,6 +42,7 @@ JUDGED: dict[Size, int] = {"smoke": 32, "cpu": 512, "full": 4096}
 FAKES: dict[Size, int] = {"smoke": 16, "cpu": 300, "full": 10_000}
 LEARNED: dict[Size, int] = {"smoke": 64, "cpu": 12_000, "full": 60_000}
 TESTED: dict[Size, int] = {"smoke": 32, "cpu": 2_000, "full": 10_000}
+_SHOWN = 10
 _ALONE = Ranks(0, 1, torch.device("cpu"))
 NORM, GRADIENT, ACCURACY = "length of h", "gradient at the classifier", "class accuracy, %"
 PROBABILITY = "probability of the true class"
@@ -46,9 +50,33 @@ PULL = "pull of the class loss at h"
 ACTIVE = "active positives, %", "active negatives, %"
 
 
-def sets(size: Size) -> tuple[Dataset, Dataset]:
-    """Pictures with classes to learn from, and others of the same kind."""
+def _clothes(size: Size) -> tuple[Dataset, Dataset]:
     return fashion(size, resolution=32 if size == "full" else SIDE, with_labels=True)
+
+
+def _kinds(size: Size) -> tuple[Dataset, Dataset]:
+    if size == "smoke":
+        return _clothes(size)
+    whole = prepare(open_demo("emoji-kinds"), DataConfig(resolution=32 if size == "full" else SIDE, channels=3))
+    return split(whole, 0.2, demo_base)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Pictures with classes: in words, and as `sets`: those to learn from, and others of the same kind."""
+
+    words: str
+    sets: Callable[[Size], tuple[Dataset, Dataset]]
+
+
+CLOTHES = Subject(
+    words="Fashion-MNIST (MIT) in grey with its ten classes; the other pictures are its test half", sets=_clothes
+)
+KINDS = Subject(
+    words="The bundled emoji (MIT) in colour by their 31 kinds; the other pictures are a fifth of them, variants "
+    "of one emoji on one side",
+    sets=_kinds,
+)
 
 
 def little(name: str, head: HeadConfig, conditioning: ConditioningConfig | None) -> Recipe:
@@ -154,20 +182,21 @@ class Reader(NamedTuple):
 
 
 @functools.cache
-def reader(size: Size) -> Reader:
-    """Two convolutions and two layers, taught by reals alone: two passes over the pictures, Adam at 0.001."""
-    learned, tested = sets(size)
+def reader(size: Size, subject: Subject) -> Reader:
+    """Two convolutions and two layers, taught by reals alone: twice `LEARNED` pictures, to and fro, Adam at 0.001."""
+    learned, tested = subject.sets(size)
     order = torch.randperm(len(learned), generator=torch.Generator().manual_seed(0))[: LEARNED[size]]
+    passes = [order.flip(0) if number % 2 else order for number in range(2 * LEARNED[size] // len(order))]
     side, count = learned.resolution // 4, learned.num_classes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = nn.Sequential(
-            *(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(learned.channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Flatten(), nn.Linear(32 * side * side, 64), nn.ReLU(), nn.Linear(64, count)),
         )
     adam = torch.optim.Adam(net.parameters(), lr=0.001)
-    for rows in torch.cat([order, order.flip(0)]).split(64):
+    for rows in torch.cat(passes).split(64):
         labels = learned.one_hot(rows.numpy())
         assert labels is not None
         adam.zero_grad()
@@ -185,13 +214,13 @@ def _probabilities(net: nn.Module, images: UInt8[Tensor, "N C H W"]) -> Float[Te
     return torch.cat([net(to_float(part)).softmax(dim=1) for part in images.split(500)])
 
 
-def classes(fakes: UInt8[Tensor, "N C H W"], wanted: Tensor, size: Size) -> Measures:
+def classes(fakes: UInt8[Tensor, "N C H W"], wanted: Tensor, size: Size, subject: Subject) -> Measures:
     """The share of fakes read as the class they were drawn for, and an inception score by the same reader.
 
     That is exp of the mean KL divergence between what is read off one picture and off all: at most the number of
     classes.
     """
-    read = _probabilities(reader(size).net, fakes)
+    read = _probabilities(reader(size, subject).net, fakes)
     divergence = (read * (read.clamp(min=1e-12).log() - read.mean(dim=0).clamp(min=1e-12).log())).sum(dim=1)
     return {
         ACCURACY: 100 * float((read.argmax(dim=1) == wanted).float().mean()),
@@ -199,9 +228,9 @@ def classes(fakes: UInt8[Tensor, "N C H W"], wanted: Tensor, size: Size) -> Meas
     }
 
 
-def quality(model: Model, size: Size) -> Measures:
+def quality(model: Model, size: Size, subject: Subject = CLOTHES) -> Measures:
     """KID (times 1000), precision and recall against pictures that no arm learned from, and the classes of fakes."""
-    _, reference = sets(size)
+    _, reference = subject.sets(size)
     count = FAKES[size]
     fakes = samples(model, count)
     wanted = torch.arange(10_000, 10_000 + count) % reference.num_classes
@@ -211,7 +240,7 @@ def quality(model: Model, size: Size) -> Measures:
         kid_name(size): 1000 * kid_exact(ours, reals).value,
         "precision": manifold.precision,
         "recall": manifold.recall,
-        **classes(fakes, wanted, size),
+        **classes(fakes, wanted, size, subject),
     }
 
 
@@ -220,9 +249,9 @@ def kid_name(size: Size) -> str:
     return f"KID-{feature_name(size)} x1000"
 
 
-def aside(size: Size) -> Measures:
-    """What real pictures score: others of the training half."""
-    learned, reference = sets(size)
+def aside(size: Size, subject: Subject = CLOTHES) -> Measures:
+    """What real pictures score: those to learn from."""
+    learned, reference = subject.sets(size)
     rows = torch.randperm(len(learned), generator=torch.Generator().manual_seed(1))[: FAKES[size]].numpy()
     reals, labels = learned.batch(rows), learned.one_hot(rows)
     assert labels is not None
@@ -232,42 +261,45 @@ def aside(size: Size) -> Measures:
         kid_name(size): 1000 * kid_exact(ours, theirs).value,
         "precision": manifold.precision,
         "recall": manifold.recall,
-        **classes(reals, labels.argmax(dim=1), size),
+        **classes(reals, labels.argmax(dim=1), size, subject),
     }
     known = {f"{name} of real pictures": value for name, value in found.items()}
-    return known | {"accuracy of the reader on unknown reals, %": 100 * reader(size).accuracy}
+    return known | {"accuracy of the reader on unknown reals, %": 100 * reader(size, subject).accuracy}
 
 
-def _sheet(models: dict[str, Model], size: Size) -> Picture:
-    """Two pictures of each class, a row for each arm."""
-    names = sets(size)[0].class_names
-    return labelled_grid(
-        [(arm, model.sample(range(2 * len(names)))) for arm, model in models.items()], column_titles=2 * names
+def _sheet(models: dict[str, Model], size: Size, subject: Subject) -> Picture:
+    """Two pictures of each of the first classes, a row for each arm."""
+    names = subject.sets(size)[0].class_names
+    seeds = [first + number for first in (0, len(names)) for number in range(min(len(names), _SHOWN))]
+    titles = [names[seed % len(names)] for seed in seeds]
+    return labelled_grid([(arm, model.sample(seeds)) for arm, model in models.items()], column_titles=titles)
+
+
+def sheet(subject: Subject = CLOTHES) -> Sheet:
+    """Samples of every arm's last model, class by class."""
+    return Sheet(
+        draw=lambda models, size: _sheet(dict(models), size, subject),
+        text=f"One row per arm, one column per class (at most {_SHOWN}), twice; the same seeds in every row (psi 1, "
+        "averaged weights, the last checkpoint):",
     )
 
 
-SHEET = Sheet(
-    draw=lambda models, size: _sheet(dict(models), size),
-    text="One row per arm, one column per class, twice; the same seeds in every row (psi 1, averaged weights, the last "
-    "checkpoint):",
-)
-
-
-def protocol(size: Size) -> str:
+def protocol(size: Size, subject: Subject = CLOTHES) -> str:
     """How all of this was measured, in words."""
     what = (
         "The bundled emoji in grey at 16 px with their groups as classes"
         if size == "smoke"
-        else f"Fashion-MNIST (MIT) in grey with its ten classes at {32 if size == 'full' else SIDE} px"
+        else f"{subject.words}; all at {32 if size == 'full' else SIDE} px"
     )
     return (
         f"{what}. {FAKES[size]} fakes (seeds from 10000, class = seed mod number of classes, psi 1, averaged weights, "
-        f"standing statistics) against {2 * FAKES[size]} pictures of the test half: exact unbiased MMD of "
+        f"standing statistics) against at most {2 * FAKES[size]} of the other pictures: exact unbiased MMD of "
         f"{feature_name(size)} features, times 1000; precision and recall on the same features (third neighbour). "
         "Class accuracy and the inception-like score are a small convolutional classifier's, taught by "
-        f"{LEARNED[size]:,} reals (what it makes of reals is measured aside; more cannot be expected of fakes): exp of "
+        f"{2 * LEARNED[size]:,} reals of the training part, each as often as that takes (what it makes of reals is "
+        "measured aside; more cannot be expected of fakes): exp of "
         "the mean KL divergence between the classes read off one fake and off all; no Inception network is in it. What "
-        f"the discriminator makes of classes is measured on {JUDGED[size]} reals of the training half, {BATCH} at a "
+        f"the discriminator makes of classes is measured on {JUDGED[size]} reals of the training part, {BATCH} at a "
         "time, by the newest discriminator: h are the features its head is given, before any embedding; the length of "
         "what is classified is that of the vector whose product with the classes' weights counts (h itself in ACGAN; 1 "
         "by construction where it is normalised); the gradient is that of the unweighted mean class loss of a batch by "

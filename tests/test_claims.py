@@ -140,11 +140,11 @@ def test_a_slope_is_that_of_the_line_through_an_arm() -> None:
 
 
 def test_classes_are_read_off_pictures() -> None:
-    learned, _ = labelled.sets("smoke")
+    learned, _ = labelled.CLOTHES.sets("smoke")
     assert learned.num_classes == 9 and learned.labels is not None
     wanted = torch.from_numpy(learned.labels[:40])
-    found = labelled.classes(learned.batch(range(40)), wanted, "smoke")
+    found = labelled.classes(learned.batch(range(40)), wanted, "smoke", labelled.CLOTHES)
     read = found[labelled.ACCURACY]
     assert 0 <= read <= 100 and 1 <= found["IS by the reader"] <= 9
-    one = labelled.classes(learned.batch([3] * 40), wanted, "smoke")
+    one = labelled.classes(learned.batch([3] * 40), wanted, "smoke", labelled.CLOTHES)
     assert one["IS by the reader"] == pytest.approx(1.0)
