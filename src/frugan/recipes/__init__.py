@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from frugan.recipes import conditional, progan, stylegan2, translation
+from frugan.recipes import conditional, progan, stylegan2, stylegan2_d2d, translation
 from frugan.training.recipe import Recipe
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
@@ -75,11 +75,11 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "reacgan-imagenet-2048": conditional.reacgan_imagenet_2048,
     "reacgan-imagenet-deep-256": conditional.reacgan_imagenet_deep_256,
     "reacgan-imagenet-deep-2048": conditional.reacgan_imagenet_deep_2048,
-    "stylegan2-d2d-cifar": conditional.stylegan2_d2d_cifar,
-    "stylegan2-d2d-cifar-ada": conditional.stylegan2_d2d_cifar_ada,
-    "stylegan2-d2d-cifar-diffaugment": conditional.stylegan2_d2d_cifar_diffaugment,
-    "stylegan2-d2d-cub200": conditional.stylegan2_d2d_cub200,
-    "stylegan2-d2d-afhq": conditional.stylegan2_d2d_afhq,
-    "stylegan2-d2d-imagenet": conditional.stylegan2_d2d_imagenet,
+    "stylegan2-d2d-cifar": stylegan2_d2d.stylegan2_d2d_cifar,
+    "stylegan2-d2d-cifar-ada": stylegan2_d2d.stylegan2_d2d_cifar_ada,
+    "stylegan2-d2d-cifar-diffaugment": stylegan2_d2d.stylegan2_d2d_cifar_diffaugment,
+    "stylegan2-d2d-cub200": stylegan2_d2d.stylegan2_d2d_cub200,
+    "stylegan2-d2d-afhq": stylegan2_d2d.stylegan2_d2d_afhq,
+    "stylegan2-d2d-imagenet": stylegan2_d2d.stylegan2_d2d_imagenet,
 }
 """Every recipe by name. The settings of one are what its function returns; `auto` (see `recipes.auto`) chooses one."""

@@ -12,6 +12,7 @@ iterations, as there, also while it only copies them.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from frugan.augment.ada import AdaConfig, AdaControllerConfig
@@ -19,9 +20,8 @@ from frugan.augment.diffaugment import DiffAugmentConfig
 from frugan.data.pictures import DataConfig
 from frugan.models.biggan import BigGANConfig, BigGANDiscriminatorConfig
 from frugan.models.heads import ClassifierHead, EmbeddingHead, HeadConfig, MultiHingeHead, ProjectionHead
-from frugan.models.stylegan2 import StyleGAN2Config, StyleGAN2DiscriminatorConfig
 from frugan.training.recipe import AdamConfig, EmaConfig, Recipe, TrainingConfig
-from frugan.training.tasks.adversary import LeCamConfig, R1Config, WganGpConfig
+from frugan.training.tasks.adversary import LeCamConfig, WganGpConfig
 from frugan.training.tasks.classes import ClassesConfig
 from frugan.training.tasks.conditioning import (
     ConditioningConfig,
@@ -30,7 +30,6 @@ from frugan.training.tasks.conditioning import (
     D2DConfig,
     MultiHingeConfig,
 )
-from frugan.training.tasks.gan import GanConfig, PathLengthConfig
 from frugan.training.tasks.terms import ConsistencyConfig, TermsConfig
 
 EMA_DECAY = 0.9999
@@ -109,8 +108,8 @@ def _ladder(
     )
 
 
-def _changed(recipe: Recipe, name: str, images: float = 1.0, **task: Any) -> Recipe:
-    """A variant: other settings of the task, `images` times as long."""
+def changed(recipe: Recipe, name: str, task: Mapping[str, Any], images: float = 1.0) -> Recipe:
+    """A variant: these other settings of the task, `images` times as long."""
     total = round(recipe.training.total_images * images)
     return dataclasses.replace(
         recipe,
@@ -153,19 +152,20 @@ def reacgan_cifar() -> Recipe:
 
 def reacgan_cifar_diffaugment() -> Recipe:
     """The same with DiffAugment, twice as long. CIFAR10: FID 2.64 published, 49 hours on a TITAN RTX."""
-    return _changed(reacgan_cifar(), "reacgan-cifar-diffaugment", 2, augment=DiffAugmentConfig())
+    return changed(reacgan_cifar(), "reacgan-cifar-diffaugment", {"augment": DiffAugmentConfig()}, images=2)
 
 
 def reacgan_cifar_cr() -> Recipe:
     """The same with consistency regularisation of weight 10. CIFAR10: FID 7.18 published, against 10,000 pictures."""
-    return _changed(reacgan_cifar(), "reacgan-cifar-cr", terms=TermsConfig(consistency=ConsistencyConfig(reals=10.0)))
+    terms = TermsConfig(consistency=ConsistencyConfig(reals=10.0))
+    return changed(reacgan_cifar(), "reacgan-cifar-cr", {"terms": terms})
 
 
 def reacgan_cifar_ada() -> Recipe:
     """The same with ADA (bgc, target .7), the logistic loss and no mirroring, four times as long."""
     controller = AdaControllerConfig(target=0.7, every=4, ramp_images=500_000)
     ada = AdaConfig(controller=controller)
-    recipe = _changed(reacgan_cifar(), "reacgan-cifar-ada", 4, augment=ada, loss="logistic")
+    recipe = changed(reacgan_cifar(), "reacgan-cifar-ada", {"augment": ada, "loss": "logistic"}, images=4)
     images = dataclasses.replace(recipe.data["images"], flip="off")
     return dataclasses.replace(recipe, data={"images": images})
 
@@ -173,7 +173,7 @@ def reacgan_cifar_ada() -> Recipe:
 def reacgan_cifar_lecam() -> Recipe:
     """The same with LeCam regularisation of weight .3 from step 1,000 on, twice as long."""
     lecam = LeCamConfig(weight=0.3, decay=0.99, start_images=1_000 * _CIFAR_STEPS.each)
-    return _changed(reacgan_cifar(), "reacgan-cifar-lecam", 2, lecam=lecam)
+    return changed(reacgan_cifar(), "reacgan-cifar-lecam", {"lecam": lecam}, images=2)
 
 
 def reacgan_cifar_deep() -> Recipe:
@@ -292,7 +292,7 @@ def reacgan_tiny_imagenet() -> Recipe:
 
 def reacgan_tiny_imagenet_diffaugment() -> Recipe:
     """The same with DiffAugment: FID 14.35 published."""
-    return _changed(reacgan_tiny_imagenet(), "reacgan-tiny-imagenet-diffaugment", augment=DiffAugmentConfig())
+    return changed(reacgan_tiny_imagenet(), "reacgan-tiny-imagenet-diffaugment", {"augment": DiffAugmentConfig()})
 
 
 def reacgan_cub200() -> Recipe:
@@ -329,7 +329,8 @@ def _imagenet(name: str, steps: _Steps, d2d: D2DConfig, **more: Any) -> Recipe:
 
 _IMAGENET_256 = _Steps(generator=500_000, batch=256, discriminator=2, ema_start=20_000)
 _IMAGENET_2048 = _Steps(generator=200_000, batch=512, accumulate=4, discriminator=2, ema_start=20_000)
-_SHARP = D2DConfig(weight=0.5, temperature=0.25, margin=0.90)
+SHARP = D2DConfig(weight=0.5, temperature=0.25, margin=0.90)
+"""ImageNet's, but for the ladder with batch 256."""
 _DEEP: dict[str, Any] = {
     "width": 128,
     "z_dim": 128,
@@ -346,153 +347,19 @@ def reacgan_imagenet_256() -> Recipe:
 
 def reacgan_imagenet_2048() -> Recipe:
     """The same with batch 2048, in parts of 512. FID 8.19, recall .42 published; a month of eight V100."""
-    return _imagenet("reacgan-imagenet-2048", _IMAGENET_2048, _SHARP)
+    return _imagenet("reacgan-imagenet-2048", _IMAGENET_2048, SHARP)
 
 
 def reacgan_imagenet_deep_256() -> Recipe:
     """ReACGAN on BigGAN-deep, ImageNet at 128 px, batch 256, 200k steps."""
     steps = dataclasses.replace(_IMAGENET_256, generator=200_000)
-    return _imagenet("reacgan-imagenet-deep-256", steps, _SHARP, **_DEEP)
+    return _imagenet("reacgan-imagenet-deep-256", steps, SHARP, **_DEEP)
 
 
 def reacgan_imagenet_deep_2048() -> Recipe:
     """The same with batch 2048, in parts of 512, 300k steps."""
     steps = dataclasses.replace(_IMAGENET_2048, generator=300_000)
-    return _imagenet("reacgan-imagenet-deep-2048", steps, _SHARP, **_DEEP)
-
-
-# ---- StyleGAN2 ------------------------------------------------------------------------------------------------------
-
-
-def _style(
-    name: str,
-    what: str,
-    *,
-    resolution: int,
-    num_classes: int,
-    steps: int,
-    batch: int,
-    head: EmbeddingHead,
-    d2d: D2DConfig,
-    r1_gamma: float,
-    mapping_layers: int,
-    is_cifar: bool = False,
-    discriminator_steps: int = 2,
-    stddev_group: int = 8,
-) -> Recipe:
-    """The shared form: logistic loss, lazy R1 every 16, Adam (0, .99) at 0.0025, the generator first.
-
-    Path length every 4 and style mixing .9, both off for CIFAR, whose discriminator is the plain one.
-    """
-    base = 32768 if is_cifar or resolution >= 512 else 16384
-    shape: dict[str, Any] = {"resolution": resolution, "num_classes": num_classes, "channel_base": base}
-    shape["conv_clamp"] = 256.0
-    task = GanConfig(
-        generator=StyleGAN2Config(mapping_layers=mapping_layers, architecture="skip", **shape),
-        discriminator=StyleGAN2DiscriminatorConfig(
-            head=head, stddev_group=stddev_group, architecture="orig" if is_cifar else "resnet", **shape
-        ),
-        conditioning=d2d,
-        r1=R1Config(gamma=r1_gamma),
-        path_length=None if is_cifar else PathLengthConfig(weight=2.0, every=4),
-        style_mixing=0.0 if is_cifar else 0.9,
-        discriminator_steps=discriminator_steps,
-    )
-    each = batch * discriminator_steps
-    ema = (
-        EmaConfig(halflife_images=500_000, rampup=0.05) if is_cifar else EmaConfig(halflife_images=20_000, rampup=None)
-    )
-    return Recipe(
-        name=name,
-        source=f"{REACGAN}, {what}",
-        data={"images": DataConfig(resolution=resolution)},
-        task=task,
-        optimisers=dict.fromkeys(("generator", "discriminator"), AdamConfig(lr=0.0025)),
-        training=TrainingConfig(batch=batch, total_images=steps * each, ema=ema, snapshot_images=SCORED_STEPS * each),
-    )
-
-
-def stylegan2_d2d_cifar() -> Recipe:
-    """StyleGAN2 with D2D-CE on CIFAR10. FID 3.44 published (3.78 with StyleGAN's own projection)."""
-    return _style(
-        "stylegan2-d2d-cifar",
-        "StyleGAN2 on CIFAR10",
-        resolution=32,
-        num_classes=10,
-        steps=200_000,
-        batch=64,
-        head=EmbeddingHead(dim=512),
-        d2d=D2DConfig(weight=0.25, temperature=0.25, margin=0.98),
-        r1_gamma=0.01,
-        mapping_layers=2,
-        is_cifar=True,
-        stddev_group=32,
-    )
-
-
-def stylegan2_d2d_cifar_ada() -> Recipe:
-    """The same with ADA (bgc, target .8), a million steps. FID 2.33 published."""
-    ada = AdaConfig(controller=AdaControllerConfig(target=0.8, every=4, ramp_images=500_000))
-    return _changed(stylegan2_d2d_cifar(), "stylegan2-d2d-cifar-ada", 5, augment=ada)
-
-
-def stylegan2_d2d_cifar_diffaugment() -> Recipe:
-    """The same with DiffAugment and R1 of gamma .08 every second iteration, a million steps. FID 2.26 published.
-
-    Deviations: R1 has its own step, the authors add it to the main one; the generator steps first.
-    """
-    base, r1 = stylegan2_d2d_cifar(), R1Config(gamma=0.08, every=2)
-    return _changed(base, "stylegan2-d2d-cifar-diffaugment", 5, augment=DiffAugmentConfig(), r1=r1)
-
-
-def stylegan2_d2d_cub200() -> Recipe:
-    """StyleGAN2 with D2D-CE on CUB-200 at 128 px, 100k steps of batch 64."""
-    return _style(
-        "stylegan2-d2d-cub200",
-        "StyleGAN2 on CUB200",
-        resolution=128,
-        num_classes=200,
-        steps=100_000,
-        batch=64,
-        head=EmbeddingHead(dim=1024),
-        d2d=D2DConfig(weight=0.25, temperature=0.25, margin=0.95),
-        r1_gamma=0.2048,
-        mapping_layers=2,
-    )
-
-
-def stylegan2_d2d_afhq() -> Recipe:
-    """StyleGAN2 with D2D-CE and ADA (bgc, target .8) on AFHQ at 512 px. FID 4.95 published."""
-    recipe = _style(
-        "stylegan2-d2d-afhq",
-        "StyleGAN2 on AFHQ",
-        resolution=512,
-        num_classes=3,
-        steps=200_000,
-        batch=64,
-        head=EmbeddingHead(dim=512),
-        d2d=D2DConfig(weight=0.5, temperature=0.5, margin=0.95),
-        r1_gamma=0.5,
-        mapping_layers=8,
-    )
-    return _changed(recipe, recipe.name, augment=AdaConfig(controller=AdaControllerConfig(target=0.8)))
-
-
-def stylegan2_d2d_imagenet() -> Recipe:
-    """StyleGAN2 with D2D-CE on ImageNet at 128 px, one step of the discriminator, 200k steps of batch 256."""
-    return _style(
-        "stylegan2-d2d-imagenet",
-        "StyleGAN2 on ImageNet",
-        resolution=128,
-        num_classes=1000,
-        steps=200_000,
-        batch=256,
-        head=EmbeddingHead(dim=2048),
-        d2d=_SHARP,
-        r1_gamma=0.2048,
-        mapping_layers=2,
-        discriminator_steps=1,
-    )
+    return _imagenet("reacgan-imagenet-deep-2048", steps, SHARP, **_DEEP)
 
 
 # ---- for your own pictures, and for a CPU ---------------------------------------------------------------------------
