@@ -123,6 +123,8 @@ def open_source(path: str | Path, labels: Labels = "auto", part: Part = "train")
         return _open_folder(place, labels, part)
     if zipfile.is_zipfile(place):
         return _open_zip(place, labels, part)
+    if place.suffix.lower() == ".zip":
+        raise DataError(f"{str(place)!r} is not a whole zip file ({place.stat().st_size:,} bytes): fetch it again")
     raise DataError(
         f"{str(place)!r} is a single file, not a set of pictures: give a folder, a .zip, a CIFAR .tar.gz or its folder "
         "or idx files (other archives must be unpacked first)"
