@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frugan.config import ConfigError, differences, from_dict, override, to_dict
+from frugan.config import ConfigError, counted, differences, from_dict, override, some, suggest, to_dict
 from frugan.recipes import RECIPES
 from frugan.training.recipe import Recipe
 
@@ -108,6 +108,21 @@ def test_override_reaches_inside() -> None:
 def test_override_refuses(path: str, value: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         override(Drawing(title="a", shape=Circle(), inks={"red": Circle()}), path, value)
+
+
+def test_names_in_words() -> None:
+    assert suggest("smal", ["small", "large"]) == "; did you mean 'small'?"
+    assert suggest("x", ["small", "large"]) == "; known: large, small"
+    many = [f"c{number:04d}" for number in range(1200)]
+    assert suggest("x", many, most=2) == "; known: 'c0000', 'c0001' and 1,198 more"
+    assert some(["a", "it's"]) == "'a', \"it's\"" and some([]) == "" and some(["a", "b"], most=1) == "'a' and 1 more"
+
+
+def test_one_and_many() -> None:
+    assert [counted(number, "picture") for number in (0, 1, 1200)] == ["0 pictures", "1 picture", "1,200 pictures"]
+    assert [counted(number, "class", "has") for number in (1, 2)] == ["1 class has", "2 classes have"]
+    assert [counted(number, "picture", "is") for number in (1, 2)] == ["1 picture is", "2 pictures are"]
+    assert [counted(number, "picture", "lies") for number in (1, 2)] == ["1 picture lies", "2 pictures lie"]
 
 
 def test_differences() -> None:

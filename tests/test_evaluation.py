@@ -2,16 +2,20 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from frugan.data import write
 from frugan.data.dataset import Dataset, from_arrays
 from frugan.evaluation import METRICS, PIXEL_SWD, EvaluationConfig, Evaluator, quick_score
 from frugan.features import CallableExtractor, open_extractor
 from frugan.metrics.distribution import frechet_distance_of, kid_exact
+from frugan.metrics.neighbours import precision_recall
 from frugan.model import Model
 from frugan.models.stylegan2 import Generator, StyleGAN2Config
 from tests.tiny_extractor import TinyExtractor
@@ -369,8 +373,30 @@ def test_classes_that_do_not_fit_are_refused() -> None:
         Evaluator(strangers, TinyExtractor(), config("classes")).score(model)
     with pytest.raises(ValueError, match="this one was trained without"):
         Evaluator(strangers, TinyExtractor(), config("classes")).score(make())
-    with pytest.raises(ValueError, match="generated pictures need the classes of the real ones"):
-        Evaluator(strangers, TinyExtractor(), config("classes", num_fake=None)).score(noise(20))
+    folder = Evaluator(strangers, TinyExtractor(), config("classes", num_fake=None))
+    with pytest.raises(ValueError, match="need generated pictures with classes: a sub-folder for each"):
+        folder.score(noise(20))
+    with pytest.raises(ValueError, match=r"same classes: no real pictures have 'wasp', and no generated .* 'bees'\."):
+        folder.score(labelled(model, {"ant": 6, "wasp": 6}))
+    with pytest.raises(ValueError, match=r"same classes: no generated pictures have 'ant'\."):
+        folder.score(labelled(model, {"bees": 6}))
+
+
+def test_pictures_with_classes_are_scored_class_by_class() -> None:
+    model = make(num_classes=2)
+    reals, fakes = labelled(model, {"ant": 9, "bee": 7}), labelled(model, {"bee": 8, "ant": 12})
+    table = Evaluator(reals, TinyExtractor(), config("classes", num_fake=None)).score(fakes).classes
+    assert table is not None and table.protocol.seeds is None
+    assert [(row.name, row.num_fake, row.num_real) for row in table.rows] == [("ant", 12, 9), ("bee", 8, 7)]
+    extractor = TinyExtractor()
+    seen = [
+        extractor(pictures.float(), ("pool",))["pool"]
+        for pictures in (fakes.batch(range(8)), reals.batch(range(9, 16)))
+    ]
+    assert table.rows[1].values["FD"] == pytest.approx(frechet_distance_of(*seen), rel=1e-6)
+    assert table.rows[1].values["Recall"] == pytest.approx(precision_recall(*seen, 3).recall)
+    few = Evaluator(reals, TinyExtractor(), config("classes", num_fake=10)).score(fakes).classes
+    assert few is not None and [row.num_fake for row in few.rows] == [5, 5]
 
 
 def test_how_classes_are_drawn_is_in_the_protocol() -> None:
@@ -389,5 +415,50 @@ def test_the_sheet_of_classes_has_a_row_for_each() -> None:
     model = make(num_classes=2)
     evaluator = Evaluator(labelled(model, {"0": 6, "1": 6}), TinyExtractor(), config("classes"))
     evaluator.score(model)
-    sheet = evaluator.class_sheet(model)
+    sheet, unsaid = evaluator.class_sheet(model)
     assert sheet.shape[0] == 3 and sheet.shape[1] > 2 * 64 and sheet.shape[2] > 4 * 64
+    assert unsaid == ""
+
+
+def test_the_sheet_of_classes_shows_the_fake_that_came_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(num_classes=2)
+    reals = labelled(model, {"犬": 4, "b": 4})
+    backward = reals.take(np.arange(8)[::-1].copy())
+    evaluator = Evaluator(reals, TinyExtractor(), config("classes", num_fake=None))
+    evaluator.score(backward)
+    shown: list[list[tuple[str, Tensor]]] = []
+    labelled_grid = write.labelled_grid
+
+    def note(rows: list[tuple[str, Tensor]], **more: object) -> Tensor:
+        shown.append(rows)
+        return labelled_grid(rows, **more)
+
+    monkeypatch.setattr(write, "labelled_grid", note)
+    _, unsaid = evaluator.class_sheet(backward)
+    assert unsaid == "names that a picture cannot show have numbers: #0 is '犬'"
+    assert [title for title, _ in shown[0]] == ["#0", "b"]
+    for (_, row), own in zip(shown[0], (range(4), range(4, 8)), strict=True):
+        assert len(row) == 4 and torch.equal(row[0], row[1]), "an exact double is there for each"
+        assert any(torch.equal(row[0], picture) for picture in reals.batch(own))
+
+
+class Counting(Model):
+    """Counts the pictures that it draws."""
+
+    drawn = 0
+
+    def stream(self, seeds: range, *arguments: object, **more: object) -> Iterator[Tensor]:  # type: ignore[override]
+        for part in super().stream(seeds, *arguments, **more):  # type: ignore[arg-type]
+            Counting.drawn += len(part)
+            yield part
+
+
+def test_the_sheet_of_classes_draws_each_picture_once_more_at_most() -> None:
+    base = make(num_classes=6)
+    model = Counting(base.generator, None, {})
+    reals = labelled(model, {str(number): 4 for number in range(6)})
+    evaluator = Evaluator(reals, TinyExtractor(), config("classes", num_per_class=10))
+    evaluator.score(model)
+    Counting.drawn = 0
+    evaluator.class_sheet(model)
+    assert 0 < Counting.drawn <= 60

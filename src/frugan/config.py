@@ -11,7 +11,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -22,11 +22,27 @@ class ConfigError(ValueError):
     """Settings that cannot be: says which, what is allowed, what was given."""
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" for the nearest of the known names, else the list of them."""
+def suggest(name: str, known: Iterable[str], most: int | None = None) -> str:
+    """ "; did you mean 'x'?" for the nearest of the known names, else their list, or the first `most`."""
     choices = sorted(known)
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(choices)}"
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(choices) if most is None else some(choices, most)}"
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few names, in quotes, and how many more there are."""
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def counted(number: int, what: str, verb: str = "") -> str:
+    """ "1 picture", "1,200 classes"; with a verb such as "is" or "lies" also "1 picture is", "3 pictures are"."""
+    is_one = number == 1
+    ending = "" if is_one else "es" if what.endswith("s") else "s"
+    verbs = {"is": "are", "has": "have"}
+    said = verb if is_one or not verb else verbs.get(verb, verb.removesuffix("s"))
+    return f"{number:,} {what}{ending} {said}".rstrip()
 
 
 def _hints(cls: Any) -> dict[str, Any]:

@@ -105,6 +105,67 @@ def test_a_model_is_scored_by_other_statistics_of_batches(call, tmp_path: Path) 
         assert status == 2 and said in shown, shown
 
 
+def classes(folder: Path, counts: dict[str, int], seed: int = 0) -> Path:
+    folder.mkdir()
+    for number, (name, count) in enumerate(counts.items()):
+        pictures(folder / name, count, seed + number)
+    return folder
+
+
+def test_a_folder_is_scored_against_a_folder_class_by_class(call, tmp_path: Path) -> None:
+    classes(tmp_path / "photos", {"ant": 7, "bee": 6, "猫": 3})
+    classes(tmp_path / "made", {"bee": 5, "ant": 8, "猫": 2}, seed=9)
+    command = ("evaluate", "made", "--data", "photos", "--features", "tiny", "--metrics")
+    status, shown = call(*command, "classes")
+    assert status == 0, shown
+    saved = json.loads((tmp_path / "evaluation" / "made" / "scores.json").read_text())
+    assert saved["scores"]["intra-FD-tiny"] > 0
+    rows = {row["name"]: row for row in saved["by_class"]["classes"]}
+    assert {name: (row["num_fake"], row["num_real"]) for name, row in rows.items()} == {
+        **{"ant": (8, 7), "bee": (5, 6), "猫": (2, 3)}
+    }
+    assert rows["bee"]["values"]["Precision"] is not None and rows["猫"]["values"]["Precision"] is None
+    assert not (tmp_path / "evaluation" / "made" / "neighbours-by-class.png").exists()
+    status, shown = call("evaluate", "photos", "--data", "photos", "--features", "tiny", "--metrics", "classes")
+    assert status == 0 and scores_in(tmp_path / "evaluation" / "photos")["intra-FD-tiny"] == pytest.approx(0, abs=1e-6)
+    status, shown = call(*command, "classes,nn")
+    assert status == 0, shown
+    place = tmp_path / "evaluation" / "made" / "neighbours-by-class.png"
+    assert read_metadata(place) == {"frugan:extractor": "tiny"}
+    assert "neighbours-by-class.png (names that a picture cannot show have numbers: #2 is '猫')" in shown
+    with Image.open(place) as sheet, Image.open(place.with_name("neighbours.png")) as mixed:
+        assert sheet.height < mixed.height, "three rows, not sixteen"
+
+
+def test_folders_with_other_classes_are_refused(call, tmp_path: Path) -> None:
+    classes(tmp_path / "photos", {"ant": 6, "bee": 6})
+    classes(tmp_path / "other", {"ant": 6, "bees": 6, "wasp": 6})
+    pictures(tmp_path / "plain", 6)
+    command = ("--features", "tiny", "--metrics", "kid,classes")
+    status, shown = call("evaluate", "other", "--data", "photos", *command)
+    assert status == 2 and "no real pictures have 'bees', 'wasp', and no generated pictures have 'bee'." in shown
+    status, shown = call("evaluate", "plain", "--data", "photos", *command)
+    assert status == 2 and "need generated pictures with classes: a sub-folder for each" in shown
+    status, shown = call("evaluate", "photos", "--data", "plain", *command)
+    assert status == 2 and "need real pictures with classes: a sub-folder for each" in shown
+    (tmp_path / "photos" / "loose.png").write_bytes((tmp_path / "plain" / "00.png").read_bytes())
+    status, shown = call("evaluate", "other", "--data", "photos", *command)
+    assert status == 2 and "need real pictures with classes" in shown and "beside the sub-folders" in shown
+    assert call("evaluate", "other", "--data", "photos", "--features", "tiny", "--metrics", "kid")[0] == 0
+
+
+def test_a_model_is_scored_class_by_class_with_a_sheet(call, tmp_path: Path) -> None:
+    classes(tmp_path / "labelled", {"ant": 6, "bee": 6})
+    assert call("train", "labelled", *TINY)[0] == 0
+    command = ("evaluate", "runs/labelled", "--data", "labelled", "--features", "tiny", "--metrics", "classes,nn")
+    status, shown = call(*command, "-n", "24", "--out", "here")
+    assert status == 0, shown
+    assert "24 generated, seeds 10000-10023 against 12 real pictures, each class by itself" in shown
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {
+        *("scores.json", "neighbours.png", "neighbours-by-class.png")
+    }
+
+
 def test_the_bundled_model_knows_its_set(call, tmp_path: Path) -> None:
     command = ("evaluate", "demo", "--features", "tiny", "-n", "8", "--reals", "30", "--metrics", "kid,ppl")
     status, shown = call(*command, "--psi", "0.5")

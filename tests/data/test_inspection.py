@@ -260,4 +260,4 @@ def test_worries() -> None:
 def test_a_class_of_one_picture_is_told_apart_from_small_ones() -> None:
     reasons = recommend(report(50, classes={"lonely": 1, "rare": 2, "common": 47})).reasons
     assert any("1 class has a single picture (lonely)" in reason for reason in reasons)
-    assert any("1 classes have fewer than 10 pictures (rare)" in reason for reason in reasons)
+    assert any("1 class has fewer than 10 pictures (rare)" in reason for reason in reasons)

@@ -105,7 +105,7 @@ def test_it_is_inspected_as_a_labelled_set(tiny: Path, birds: Path) -> None:
 def test_a_picture_without_annotation_is_refused_unless_asked(tiny: Path) -> None:
     (tiny / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn03126707\t0\t0\t9\t9\n")
     wanted = DataConfig(resolution=16, part="test")
-    with pytest.raises(DataError, match=r"1 of 2 pictures .* have no label \(val/images/val_1.JPEG\).*unlabelled=skip"):
+    with pytest.raises(DataError, match=r"1 of 2 pictures .* has no label \(val/images/val_1.JPEG\).*unlabelled=skip"):
         prepare(tiny, wanted)
     dataset = prepare(tiny, DataConfig(resolution=16, part="test", unlabelled="skip"))
     assert dataset.names == ("val/images/val_0.JPEG",)

@@ -244,7 +244,7 @@ def test_sub_folders_are_classes(tmp_path: Path, picture: Any, is_zip: bool) -> 
 @pytest.mark.parametrize(
     ("names", "note"),
     [
-        (("a/1.png", "b/2.png", "3.png"), "1 pictures lie beside the sub-folders"),
+        (("a/1.png", "b/2.png", "3.png"), "1 picture lies beside the sub-folders"),
         (("train/1.png", "test/2.png"), "the sub-folders test, train are taken for parts"),
         (("00000/1.png", "00001/2.png"), "are taken for portions"),
     ],

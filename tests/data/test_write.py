@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -156,6 +157,24 @@ def test_labelled_grid_errors() -> None:
         labelled_grid([("a", pictures(1))], captions=[["x", "y"]])
     with pytest.raises(ValueError, match="more titles or captions"):
         labelled_grid([("a", pictures(1))], column_titles=["x", "y"])
+
+
+def test_names_that_cannot_be_drawn_have_numbers_and_a_legend_says_them() -> None:
+    names = ["cat", "猫", "café", "Straße", "0", " "]
+    assert write.titles(names) == ["cat", "#1", "café", "#3 Strae", "0", "#5"]
+    assert write.legend(names, range(6)) == (
+        "names that a picture cannot show have numbers: #1 is '猫', #3 is 'Straße', #5 is ' '"
+    )
+    assert write.legend(names, [0, 2, 4]) == "" == write.legend(names, [0, 2], available=2)
+    told = write.legend(names, [0, 3], available=1200)
+    assert told.startswith("2 of 1,200 classes are shown, evenly chosen; names") and told.endswith("#3 is 'Straße'")
+
+
+def test_evenly_chosen_items_reach_both_ends() -> None:
+    assert write.even(range(5), 5) == [0, 1, 2, 3, 4] and write.even([], 3) == []
+    chosen = write.even(range(88), 32)
+    assert len(set(chosen)) == 32 and chosen[0] == 0 and chosen[-1] == 87
+    assert {after - before for before, after in itertools.pairwise(chosen)} == {2, 3}
 
 
 def test_side_by_side_shows_before_and_after() -> None:

@@ -1,5 +1,7 @@
 """The sheets of a run: which pictures of a translation stand where, and which are scored."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from frugan.data.maps import some_colours
 from frugan.model import Model
 from frugan.models.translator import ResnetConfig, ResnetTranslator
 from frugan.training import grids
+from frugan.training.classes import legend_of_sheets
 from frugan.training.held_out import Split, hold_out
 from frugan.training.recipe import EmaConfig, TrainingConfig
 
@@ -73,6 +76,43 @@ def test_two_domains_show_both_directions(both: bool) -> None:
     if both:
         assert int(found[1][2].float().mean()) == 51
         assert torch.equal(found[1][3], model.reversed().translate(pictures.learned["target"].batch([1]))[0])
+
+
+class Painter(Model):
+    """Draws each class in a grey of its own, and remembers what it was asked for."""
+
+    asked: ClassVar[list[tuple[list[int], list[int]]]] = []
+
+    def sample(self, seeds: range, classes: list[int], **_: object) -> Tensor:  # type: ignore[override]
+        self.asked.append((list(seeds), classes))
+        return torch.tensor(classes, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, SIZE, SIZE).contiguous()
+
+
+def test_many_classes_are_shown_from_the_first_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"c{number}" for number in range(87)] + ["犬"]
+    pairs = [number for number in range(88) for _ in range(2)]
+    greys = np.array(pairs, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, SIZE, SIZE), np.uint8)
+    data = {"images": from_arrays(greys, pairs, names)}
+    drawn: list[list[tuple[str, Tensor]]] = []
+    labelled_grid = write.labelled_grid
+    monkeypatch.setattr(write, "labelled_grid", lambda rows: drawn.append(rows) or labelled_grid(rows))
+    Painter.asked.clear()
+    painter = Painter(translator().generator, None, {"class_names": names})
+    monkeypatch.setattr(Painter, "is_translator", False)
+    grids.fakes(painter, config(columns=2), Split(data, {}))
+    grids.reals(data, config(columns=2))
+    fakes, reals = drawn
+    assert len(fakes) == 32 and [title for title, _ in fakes] == [title for title, _ in reals]
+    assert [fakes[row][0] for row in (0, 1, -1)] == ["c0", "c2", "#87"]
+    assert all(torch.equal(ours, theirs) for (_, ours), (_, theirs) in zip(fakes, reals, strict=True))
+    assert Painter.asked[-1] == ([174, 175], [87, 87])
+    assert (
+        grids.notes(data) == [f"in the sheets, {legend_of_sheets(names)}"] and grids.notes({"source": flat(2, 0)}) == []
+    )
+    assert legend_of_sheets(names) == (
+        "32 of 88 classes are shown, evenly chosen; names that a picture cannot show have numbers: #87 is '犬'"
+    )
+    assert legend_of_sheets(names[:32]) == ""
 
 
 def test_label_maps_are_coloured() -> None:

@@ -109,6 +109,18 @@ def test_report_of_a_whole_run(tmp_path: Path) -> None:
     assert not [file for file in run.iterdir() if file.name.endswith(".part")]
 
 
+def test_what_the_sheets_leave_unsaid_of_classes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert "A row for each class" not in Page(write_report(run)).text
+    facts = json.loads((run / "run.json").read_text())
+    for names, told in (
+        (["cat", "<犬>"], "A row for each class: names that a picture cannot show have numbers: #1 is '<犬>'."),
+        ([str(number) for number in range(40)], "A row for each class: 32 of 40 classes are shown, evenly chosen."),
+    ):
+        (run / "run.json").write_text(json.dumps(facts | {"data": {"class_names": names}}))
+        assert told in Page(write_report(run)).text
+
+
 def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     page = Page(write_report(run))

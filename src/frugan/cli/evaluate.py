@@ -47,9 +47,10 @@ def evaluate(
         The real pictures, as for `frugan train`; of a run by default those it learned from. For a translator pairs or
         two domains: its part for tests where there is one; outputs are held against their own targets too.
     metrics
-        Of kid, fid, pr (precision, recall), dc (density, coverage), is, nn (nearest real pictures, copying), ppl,
-        ppl-w-full, ppl-z-end, ppl-z-full, and, without a network, swd (patches at several scales) and ms-ssim (how
-        alike the pictures are); separated by commas. For small sets trust kid first.
+        Of kid, fid, pr (precision, recall), dc (density, coverage), is, nn (nearest real pictures, copying), classes
+        (kid, fid, pr, dc of each class; of two folders these must have the same classes), ppl, ppl-w-full, ppl-z-end,
+        ppl-z-full, and, without a network, swd (patches at several scales) and ms-ssim (how alike the pictures are);
+        separated by commas. For small sets trust kid first.
     features
         The network that looks: efficientnet_lite0, inception_2015 (the one that FID is defined by), hed (path lengths
         are then HED-LPIPS).
@@ -73,13 +74,15 @@ def evaluate(
     resolution
         Pixels per side of folders (a model has its own); by default that of the first generated picture.
     out
-        The folder for scores.json and neighbours.png; by default evaluation/NAME.
+        The folder for scores.json, with nn neighbours.png, with nn and classes also neighbours-by-class.png; by default
+        evaluation/NAME.
     device
         auto, cpu, cuda or cuda:1.
     """
     import torch
 
     from frugan.evaluation import EvaluationConfig, Evaluator
+    from frugan.evaluation.protocol import CLASSES
     from frugan.features import open_extractor
 
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -96,7 +99,7 @@ def evaluate(
     )
     extractor = open_extractor(features, weights, kind) if config.needs_features else None
     teller = Teller(plain_seconds=5)
-    fakes, against = _sides(generated, model, data, resolution, teller)
+    fakes, against = _sides(generated, model, data, resolution, teller, is_by_class=CLASSES in config.metrics)
     evaluator = Evaluator(against, extractor, config, teller.progress, kind)
     scores = evaluator.score(fakes)
     teller.say(scores.text())
@@ -137,9 +140,9 @@ def _normalised(model: "Model | None", statistics: str | None) -> "Model | None"
 
 
 def _sides(
-    generated: str, model: "Model | None", data: str | None, resolution: int | None, teller: Teller
+    generated: str, model: "Model | None", data: str | None, resolution: int | None, teller: Teller, is_by_class: bool
 ) -> "tuple[Model | Dataset, Dataset]":
-    """Generated and real pictures, of one size."""
+    """Generated and real pictures, of one size; of folders their classes are read only where they are asked for."""
     from frugan.data import DataConfig, prepare
 
     if model is None:
@@ -147,7 +150,7 @@ def _sides(
             raise ValueError(f"--data is needed: {generated} is not a run, so nothing says which pictures are real")
         fake_source, real_source = parse.source(generated), parse.source(data)
         side = resolution or _side(fake_source)
-        config = DataConfig(resolution=side, labels="none")
+        config = DataConfig(resolution=side, labels="auto" if is_by_class else "none")
         return prepare(fake_source, config, teller.progress), prepare(real_source, config, teller.progress)
     if model.is_translator:
         return _translations(generated, model, data, resolution, teller)
@@ -241,5 +244,11 @@ def _write(place: Path, evaluator: "Evaluator", fakes: "Model | Dataset", scores
     teller.say(f"written: {path}")
     if "nn" in config.metrics:
         sheet = place / "neighbours.png"
-        write.save_png(sheet, evaluator.sheet(fakes, scores), {"frugan:extractor": str(scores.protocol.extractor)})
+        facts = {"frugan:extractor": str(scores.protocol.extractor)}
+        write.save_png(sheet, evaluator.sheet(fakes, scores), facts)
         teller.say(f"drawn:   {sheet}")
+        if scores.classes is not None:
+            by_class, unsaid = evaluator.class_sheet(fakes)
+            sheet = place / "neighbours-by-class.png"
+            write.save_png(sheet, by_class, facts)
+            teller.say(f"drawn:   {sheet}{f' ({unsaid})' if unsaid else ''}")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from frugan.config import some
+
 if TYPE_CHECKING:
     from frugan.data import Source
 
@@ -68,14 +70,20 @@ def _class_numbers(text: str, names: Sequence[str]) -> list[int]:
         same = [index for index, name in enumerate(names) if name.strip().casefold() == text.casefold()]
         if len(same) == 1:
             return same
-        close = difflib.get_close_matches(text, names, n=1)
-        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        hint = f"did you mean {close[0]!r}?" if close else f"it has {shown} (`frugan info` lists them)"
-        raise ValueError(f"this model has no class {text!r}; {hint}")
+        close = [repr(names[index]) for index in _near(text, names)]
+        hint = f"did you mean {' or '.join(close)}?" if close else f"it has {some(names, _SHOWN)}"
+        raise ValueError(f"this model has no class {text!r}; {hint} (`frugan info` lists them)")
     first, last = int(match[1]), int(match[2] or match[1])
     if not first <= last < len(names):
         raise ValueError(f"a class number must be 0 to {len(names) - 1}, got {text}")
     return list(range(first, last + 1))
+
+
+def _near(text: str, names: Sequence[str]) -> list[int]:
+    """The classes whose names come near, the nearest first, whatever their case."""
+    plain = [name.strip().casefold() for name in names]
+    close = difflib.get_close_matches(text.casefold(), plain, n=3)
+    return [index for found in dict.fromkeys(close) for index, name in enumerate(plain) if name == found]
 
 
 def source(text: str) -> "Path | Source":

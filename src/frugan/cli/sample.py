@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from frugan.cli import parse
 from frugan.cli.tell import Teller
+from frugan.config import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -204,7 +205,7 @@ def _each_class(wish: _Wish, numbers: list[int], per_class: int) -> tuple[list[i
             raise ValueError(f"--per-class says how many pictures there are of each class: leave {flag} out")
     if per_class < 1:
         raise ValueError(f"--per-class must be 1 or more, got {per_class}")
-    classes = [number for number in numbers for _ in range(per_class)]
+    classes = [number for number in dict.fromkeys(numbers) for _ in range(per_class)]
     seeds = range(len(classes))
     return [seed if wish.is_set else seed % per_class for seed in seeds], classes
 
@@ -243,7 +244,7 @@ def _pictures(drawing: Drawing, out: Path, only_grid: bool) -> None:
     path = out if out.suffix == ".png" else out / "grid.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     write.save_png(path, _sheet(drawing, torch.cat(images), teller), drawing.facts)
-    teller.say(f"drawn: {len(seeds)} pictures, {path}")
+    teller.say(f"drawn: {counted(len(seeds), 'picture')}, {path}")
 
 
 def _suffix(drawing: Drawing, index: int) -> str:
@@ -255,7 +256,9 @@ def _suffix(drawing: Drawing, index: int) -> str:
 
 
 def _sheet(drawing: Drawing, images: "Tensor", teller: Teller) -> "Tensor":
-    """A titled row (or several) for each class where it has two pictures or more, else the class below each picture."""
+    """A titled row (or several) for each class where it has two pictures or more, else the class below each picture; of
+    more classes than fit evenly chosen ones.
+    """
     from frugan.data import write
 
     if drawing.classes is None:
@@ -263,16 +266,20 @@ def _sheet(drawing: Drawing, images: "Tensor", teller: Teller) -> "Tensor":
     members: dict[int, list[int]] = {}
     for place, number in enumerate(drawing.classes):
         members.setdefault(number, []).append(place)
-    names = write.titles(drawing.model.class_names)
-    if len(members) == len(images):
-        places = list(range(len(images)))
-        rows = [("", images[places[start : start + _ROW]]) for start in places[::_ROW]]
-        below = [names[drawing.classes[place]] for place in places]
-        return write.labelled_grid(
-            rows[:_ROWS], captions=[below[start : start + _ROW] for start in places[::_ROW]][:_ROWS]
-        )
+    names, is_single = write.titles(drawing.model.class_names), len(members) == len(images)
+    needed = sum(-(-len(places) // _ROW) for places in members.values())
+    most = _ROW * _ROWS if is_single else max(_ROWS * len(members) // needed, 1)
+    numbers = write.even(list(members), most)
+    unsaid = write.legend(drawing.model.class_names, numbers, available=len(members))
+    if unsaid:
+        teller.say(f"in the sheet {unsaid}")
+    if is_single:
+        parts = [numbers[start : start + _ROW] for start in range(0, len(numbers), _ROW)]
+        rows = [("", images[[members[number][0] for number in part]]) for part in parts]
+        return write.labelled_grid(rows, captions=[[names[number] for number in part] for part in parts])
     rows = []
-    for number, own in members.items():
+    for number in numbers:
+        own = members[number]
         rows += [
             (names[number] if start == 0 else "", images[own[start : start + _ROW]])
             for start in range(0, len(own), _ROW)
@@ -297,7 +304,8 @@ def _walk(drawing: Drawing, path: Path, fps: float, seconds_between: float) -> N
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write.save_video(path, (frame.cpu() for part in parts for frame in part), fps)
-    print(f"drawn: a walk of {between * len(seeds)} frames through {len(seeds)} seeds, {path}")
+    frames, stops = counted(between * len(seeds), "frame"), counted(len(seeds), "seed")
+    print(f"drawn: a walk of {frames} through {stops}, {path}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,7 +359,7 @@ def _smooth_walk(drawing: Drawing, shape: tuple[int, int] | None, film: Film) ->
 
     film.path.parent.mkdir(parents=True, exist_ok=True)
     write.save_video(film.path, sheets(), film.fps)
-    teller.say(f"drawn: a smooth walk of {frames} frames, {len(seeds)} seeds side by side, {film.path}")
+    teller.say(f"drawn: a smooth walk of {frames} frames, {counted(len(seeds), 'seed')} side by side, {film.path}")
 
 
 def _data_set(drawing: Drawing, path: Path, wish: _Wish, overwrite: bool) -> None:
@@ -369,4 +377,4 @@ def _data_set(drawing: Drawing, path: Path, wish: _Wish, overwrite: bool) -> Non
             own = None if classes is None else classes[sink.count : sink.count + len(part)]
             sink.add(part.cpu(), own)
             teller.progress(sink.count, sink.total, "drawing")
-    teller.say(f"drawn: {len(seeds)} pictures, {path}")
+    teller.say(f"drawn: {counted(len(seeds), 'picture')}, {path}")

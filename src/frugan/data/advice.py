@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from frugan.config import counted
 from frugan.data.inspection import Report
 
 _FEW, _MANY = 30_000, 100_000
@@ -94,19 +95,23 @@ def _worries(report: Report, count: int, resolution: int) -> list[str]:
     if tiny:
         worries.append(f"{tiny:,} with a shorter side under {resolution // 2} are left out, as enlarging blurs them")
     if count < 100:
-        worries.append(f"{count} pictures are very few: start from a trained generator if you can, and expect copies")
+        worries.append(
+            f"{counted(count, 'picture', 'is')} very few: start from a trained generator if you can, and expect copies"
+        )
     doubles = sum(len(group) - 1 for group in (*report.exact, *(report.near or ())))
     if doubles:
-        worries.append(f"{doubles:,} pictures are there more than once and weigh more; remove them if unwanted")
+        weigh = "weighs" if doubles == 1 else "weigh"
+        worries.append(f"{counted(doubles, 'picture', 'is')} there more than once and {weigh} more; remove if unwanted")
     single = [name for name, number in report.classes.items() if number == 1]
     if single:
         worries.append(
-            f"{len(single)} {'class has' if len(single) == 1 else 'classes have'} a single picture ({_some(single)}): "
+            f"{counted(len(single), 'class', 'has')} a single picture ({_some(single)}): "
             "there is nothing to learn but a copy of it, and no score by class; add pictures, join or drop them"
         )
     rare = [name for name, number in report.classes.items() if 1 < number < 10]
     if rare:
-        worries.append(f"{len(rare)} classes have fewer than 10 pictures ({_some(rare)}): join or drop them")
+        few = counted(len(rare), "class", "has")
+        worries.append(f"{few} fewer than 10 pictures ({_some(rare)}): join or drop such classes")
     ratios = report.sizes[:, 0] / report.sizes[:, 1]
     if np.mean((ratios > 4 / 3 + 0.01) | (ratios < 3 / 4 - 0.01)) > 0.5:
         worries.append(

@@ -72,8 +72,9 @@ def prepare(source: str | Path | Source, config: DataConfig, progress: Progress 
 def _some_unlabelled(source: Source) -> DataError:
     missing, whole = source.unlabelled, len(source.unlabelled) + len(source.names)
     shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
+    has = "has" if len(missing) == 1 else "have"
     return DataError(
-        f"{len(missing):,} of {whole:,} pictures in {str(source.path)!r} have no label ({shown}): add them to its "
+        f"{len(missing):,} of {whole:,} pictures in {str(source.path)!r} {has} no label ({shown}): add them to its "
         "table, leave them out (--set data.images.unlabelled=skip), or leave out all classes (--no-labels)"
     )
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from frugan.config import counted
 from frugan.data.pictures import DataError, Labels
 
 LABEL_FILE = "dataset.json"
@@ -146,7 +147,8 @@ def _by_folder(names: Sequence[str], is_asked: bool) -> Labelled:
 def _why_not_classes(class_names: list[str], num_loose: int) -> str:
     """Why sub-folders are not taken for classes unasked; empty if they are."""
     if num_loose:
-        return f"{num_loose} pictures lie beside the sub-folders, so these are not taken for classes; {_ASK}"
+        loose = counted(num_loose, "picture", "lies")
+        return f"{loose} beside the sub-folders, so these are not taken for classes; {_ASK}"
     if all(name.lower() in _PART_FOLDERS for name in class_names):
         return f"the sub-folders {', '.join(class_names)} are taken for parts of the set, not for classes; {_ASK}"
     if all(re.fullmatch(r"\d{5}", name) for name in class_names):

@@ -21,6 +21,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from torch import Tensor
 
+from frugan.config import counted
 from frugan.data.animation import WRITERS, write_mp4
 
 T = TypeVar("T")
@@ -287,15 +288,29 @@ def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: i
 
 
 def titles(names: Sequence[str]) -> list[str]:
-    """What rows of these names are called in a sheet: a name that the built-in font cannot draw has its number before
-    what is left of it.
+    """What rows of these names are called in a sheet: a name that the built-in font cannot draw has its number, such as
+    #3, before what is left of it. `legend` says what these stand for.
     """
     found = []
     for number, name in enumerate(names):
         bare = [letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter)]
         plain = "".join(letter for letter in bare if letter.isascii()).strip()
-        found.append(name if plain and all(map(str.isascii, bare)) else f"{number} {plain}".strip())
+        found.append(name if plain and all(map(str.isascii, bare)) else f"#{number} {plain}".strip())
     return found
+
+
+def legend(names: Sequence[str], rows: Sequence[int], available: int | None = None) -> str:
+    """What a sheet with a row for each of these classes leaves unsaid, empty where nothing: the names of those that
+    `titles` gives numbers, and that the rows were chosen, by `even`, from so many `available` ones.
+    """
+    called, parts = titles(names), []
+    if available is not None and available > len(rows):
+        shown = f"{len(rows):,} of {counted(available, 'class')} {'is' if len(rows) == 1 else 'are'} shown"
+        parts.append(f"{shown}, evenly chosen")
+    hidden = [f"#{number} is {names[number]!r}" for number in rows if called[number] != names[number]]
+    if hidden:
+        parts.append(f"names that a picture cannot show have numbers: {', '.join(hidden)}")
+    return "; ".join(parts)
 
 
 def even(items: Sequence[T], most: int) -> list[T]:

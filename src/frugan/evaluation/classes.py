@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from frugan.config import suggest
+from frugan.config import some, suggest
 from frugan.data import write
 from frugan.data.dataset import Dataset
 from frugan.data.digests import Progress
@@ -69,9 +69,7 @@ class ClassScores:
     ) -> None:
         """`most`: real pictures at most; of a larger set equally many of each class. ValueError without classes."""
         if reals.labels is None:
-            raise ValueError(
-                "scores by class need real pictures with classes: a sub-folder for each, or a dataset.json"
-            )
+            raise ValueError(_unlabelled("real", reals))
         self.reals, self._extractor, self._config, self._tell = reals, extractor, config, tell
         self._rows = _rows_by_class(reals.labels, reals.num_classes, most, config.seed)
         self._all_rows = np.sort(np.concatenate(self._rows))
@@ -83,13 +81,7 @@ class ClassScores:
         """The generated pictures, class after class, and how many there are of each."""
         names = self.reals.class_names
         if isinstance(fakes, Dataset):
-            if fakes.labels is None or not set(fakes.class_names) <= set(names):
-                got = "none" if fakes.labels is None else ", ".join(fakes.class_names[:5])
-                raise ValueError(f"generated pictures need the classes of the real ones ({names[0]}, ...), got {got}")
-            place = [names.index(name) for name in fakes.class_names]
-            own = np.array(place)[fakes.labels]
-            rows = [np.flatnonzero(own == number) for number in range(len(names))]
-            return of_dataset(fakes, np.concatenate(rows)), [len(part) for part in rows]
+            return self._folder(fakes)
         numbers = class_numbers(fakes, self.reals)
         if numbers is None:
             raise ValueError(self._strangers(fakes))
@@ -100,11 +92,32 @@ class ClassScores:
         drawn = of_model(fakes, seeds, classes, config.psi, config.noise, is_lasting, is_held=False)
         return drawn, [each] * len(names)
 
+    def _folder(self, fakes: Dataset) -> tuple[Pictures, list[int]]:
+        """Generated pictures that are there already; both sides must have the same classes, in any order."""
+        names = self.reals.class_names
+        if fakes.labels is None:
+            raise ValueError(_unlabelled("generated", fakes))
+        sides = (("real", names, fakes.class_names), ("generated", fakes.class_names, names))
+        missing = [
+            f"no {side} pictures have {some([name for name in others if name not in own])}"
+            for side, own, others in sides
+            if not set(others) <= set(own)
+        ]
+        if missing:
+            raise ValueError(
+                f"generated and real pictures must have the same classes: {', and '.join(missing)}. Give both the same "
+                "names, or leave those out that one side lacks"
+            )
+        own = np.array([names.index(name) for name in fakes.class_names])[fakes.labels]
+        rows = _rows_by_class(own, len(names), self._config.num_fake or len(fakes), self._config.seed)
+        return of_dataset(fakes, np.concatenate(rows)), [len(part) for part in rows]
+
     def _strangers(self, model: Model) -> str:
         if not model.class_names:
             return "scores by class need a model with classes, and this one was trained without"
-        name = next(name for name in self.reals.class_names if name not in model.class_names)
-        return f"the model knows no class {name!r}, which the real pictures have{suggest(name, model.class_names[:20])}"
+        missing = [name for name in self.reals.class_names if name not in model.class_names]
+        near = suggest(missing[0], model.class_names, most=12)
+        return f"the model knows no class {some(missing)}, which the real pictures have{near}"
 
     @property
     def _each(self) -> int:
@@ -113,6 +126,10 @@ class ClassScores:
         if config.num_per_class is not None:
             return config.num_per_class
         return max((config.num_fake or 0) // self.reals.num_classes, LEAST_PER_CLASS)
+
+    def check(self, fakes: Model | Dataset) -> None:
+        """Raise ValueError where generated and real classes do not fit together."""
+        self._fakes(fakes, 0, is_lasting=False)
 
     # -- scores -------------------------------------------------------------------------------------------------------
 
@@ -174,33 +191,45 @@ class ClassScores:
             values["NN-ratio"] = ratio if math.isfinite(ratio) else None
         return values
 
-    def sheet(self, fakes: Model | Dataset, first_seed: int, most: int = 40) -> UInt8[Tensor, "3 H W"]:
-        """A row for each class: the fake nearest to a real picture of its class, its nearest reals, distances below.
+    def sheet(self, fakes: Model | Dataset, first_seed: int, most: int = 40) -> tuple[UInt8[Tensor, "3 H W"], str]:
+        """(a row for each class: the fake nearest to a real picture of its class, its nearest reals, distances below;
+        what it leaves unsaid of the classes, in words).
 
         Of more than `most` classes evenly chosen ones; classes without pictures on one side are left out.
         """
         pictures, counts = self._fakes(fakes, first_seed, is_lasting=True)
         seen = features_of(pictures, self._extractor, ("pool",), self._tell, "looking at pictures class by class")
         assert self._real is not None
-        names, starts, labels = write.titles(self.reals.class_names), np.cumsum([0, *counts]).tolist(), self._labels
+        titles, starts, labels = write.titles(self.reals.class_names), np.cumsum([0, *counts]).tolist(), self._labels
         usable = [number for number, count in enumerate(counts) if count and (labels == number).any()]
-        shown, captions = [], []
-        for number in write.even(usable, most):
+        if not usable:
+            raise ValueError("no class has both generated and real pictures")
+        rows, closest, nears, captions = write.even(usable, most), [], [], []
+        for number in rows:
             own = np.flatnonzero(labels == number)
             x = seen["pool"][starts[number] : starts[number + 1]]
             distances, indices = nearest(x, self._real[own], min(NEIGHBOURS, len(own)))
-            closest = int(distances[:, 0].argmin())
-            near = self.reals.batch(self._all_rows[own[indices[closest].numpy()]])
-            fake = _picture(pictures, starts[number] + closest)
-            shown.append((names[number], torch.cat([as_rgb(fake), as_rgb(near)])))
-            captions.append(["", *(f"{distance:.3g}" for distance in distances[closest].tolist())])
-        titles = ["generated", "nearest real", "second", "third"]
+            best = int(distances[:, 0].argmin())
+            closest.append(starts[number] + best)
+            nears.append(as_rgb(self.reals.batch(self._all_rows[own[indices[best].numpy()]])))
+            captions.append(["", *(f"{distance:.3g}" for distance in distances[best].tolist())])
+        drawn = as_rgb(_chosen(pictures, closest)).split(1)
+        shown = [
+            (titles[number], torch.cat([fake, near])) for number, fake, near in zip(rows, drawn, nears, strict=True)
+        ]
+        heads = ["generated", "nearest real", "second", "third"]
         width = max(len(row) for _, row in shown)
-        return write.labelled_grid(shown, column_titles=titles[:width], captions=captions)
+        picture = write.labelled_grid(shown, column_titles=heads[:width], captions=captions)
+        return picture, write.legend(self.reals.class_names, rows, available=len(usable))
 
 
 CLASS_SCORES = ("FD", "KID", "Precision", "Recall", "Density", "Coverage", "NN-ratio")
 LEAST_BY_SCORE = {"FD": 2, "KID": 3, "Precision": MANIFOLD_K + 1, "Density": DENSITY_K + 1, "NN-ratio": 2}
+
+
+def _unlabelled(side: str, dataset: Dataset) -> str:
+    noted = "".join(f" ({note})" for note in dataset.facts.notes)
+    return f"scores by class need {side} pictures with classes: a sub-folder for each, or a dataset.json{noted}"
 
 
 def _share(is_it: Tensor) -> float | None:
@@ -212,13 +241,13 @@ def _owners(queries: Tensor, reals: Tensor, leave_one_out: bool) -> Tensor:
     return nearest(queries, reals, leave_one_out=leave_one_out)[1][:, 0]
 
 
-def _picture(pictures: Pictures, index: int) -> UInt8[Tensor, "1 C H W"]:
-    done = 0
-    for part in pictures.batches():
-        if index < done + len(part):
-            return part[index - done : index - done + 1].cpu()
+def _chosen(pictures: Pictures, places: Sequence[int]) -> UInt8[Tensor, "N C H W"]:
+    """The pictures at these places, from one pass: a model draws each of them once more at most."""
+    found, done = dict[int, Tensor](), 0
+    for part in pictures.batches(max(places) + 1):
+        found |= {place: part[place - done].cpu() for place in places if done <= place < done + len(part)}
         done += len(part)
-    raise IndexError(f"there are {done} pictures, got {index}")
+    return torch.stack([found[place] for place in places])
 
 
 def _rows_by_class(

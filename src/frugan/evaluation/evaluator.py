@@ -112,13 +112,16 @@ class Evaluator:
         A translator must be `on` its sources; where those are paired with the reals (by name) the distance of each
         output from its target is scored too: as pixels, and as features where those are looked at. `is_lasting`: put
         what was found into the cache; not for a model that trains on.
-        Raises ValueError for too few pictures, a score that needs a model, or one the extractor cannot give.
+        Raises ValueError for too few pictures, classes that do not fit together, a score that needs a model, or one the
+        extractor cannot give.
         """
         began = time.monotonic()
         if fakes.resolution != self.reals.resolution:
             sizes = f"{fakes.resolution} and {self.reals.resolution} px"
             raise ValueError(f"generated and real pictures must have the same size, got {sizes}")
         config, count = self.config, self._count(fakes)
+        if self._by_class is not None:
+            self._by_class.check(fakes)
         pictures = self._pictures(fakes, count, is_lasting)
         found = self._paired(fakes, pictures)
         neighbours = None
@@ -337,10 +340,11 @@ class Evaluator:
         titles = ["generated", "nearest real", "second", "third"]
         return write.labelled_grid(shown, column_titles=titles, captions=captions)
 
-    def class_sheet(self, fakes: Model | Dataset) -> UInt8[Tensor, "3 H W"]:
-        """A picture with a row for each class: the fake that came nearest to a real one of its class, and these.
+    def class_sheet(self, fakes: Model | Dataset) -> tuple[UInt8[Tensor, "3 H W"], str]:
+        """(a picture with a row for each class: the fake that came nearest to a real one of its class, and these; which
+        classes it leaves out and what numbers in it stand for, empty where nothing).
 
-        Raises ValueError where "classes" was not asked for or nothing was scored yet.
+        Raises ValueError where "classes" was not asked for, nothing was scored yet, or no class has both.
         """
         if self._by_class is None:
             raise ValueError("this sheet needs the metric 'classes', which was not asked for")

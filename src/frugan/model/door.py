@@ -454,5 +454,5 @@ def _class_index(item: int | str, names: tuple[str, ...]) -> int:
             raise ValueError(f"a class number must be in [0, {len(names) - 1}], got {index}")
         return index
     if item not in names:
-        raise ValueError(f"this model has no class {item!r}{suggest(item, names)}")
+        raise ValueError(f"this model has no class {item!r}{suggest(item, names, most=12)}")
     return names.index(item)

@@ -1,15 +1,19 @@
-"""Whether the classes of a set suit a training: there at all, with pictures, and those that a run was begun with."""
+"""Whether the classes of a set suit a training: there at all, with pictures, and those that a run was begun with; which
+of them its sheets show.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from frugan.config import counted, some
+from frugan.data import write
 from frugan.data.dataset import Dataset
 from frugan.training.folder import RunError
 from frugan.training.recipe import Recipe
 
-_SHOWN = 5
+_MOST_ROWS = 32  # classes in a sheet of a run
 
 
 @runtime_checkable
@@ -85,17 +89,22 @@ def class_changes(known: Sequence[str], dataset: Dataset) -> list[str]:
 def check_number(known: Sequence[str], dataset: Dataset, place: object) -> None:
     """Raise RunError for another number of classes than the networks of a run in `place` have, forced or not."""
     if len(known) != len(dataset.class_names):
+        begun = counted(len(known), "class")
         raise RunError(
-            f"the run in {place} was begun with {len(known)} classes and there are {len(dataset.class_names)} now "
+            f"the run in {place} was begun with {begun} and there are {len(dataset.class_names):,} now "
             f"({'; '.join(class_changes(known, dataset))}): its networks cannot take them, forced or not. Give it the "
             "classes that it had, or begin a new run from it with --from and another --out"
         )
 
 
-def some(names: Sequence[str]) -> str:
-    """The first few names, in quotes where they need it."""
-    shown = [repr(name) for name in names[:_SHOWN]]
-    return ", ".join(shown) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+def shown_classes(names: Sequence[str]) -> list[int]:
+    """The numbers of the classes that have a row in the sheets of a run: all, or of many evenly chosen ones."""
+    return write.even(range(len(names)), _MOST_ROWS)
+
+
+def legend_of_sheets(names: Sequence[str]) -> str:
+    """What the sheets of a run do not show of its classes, in words: how many, and names; empty where nothing."""
+    return write.legend(names, shown_classes(names), available=len(names))
 
 
 def _of_all(names: Sequence[str], counts: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from frugan.data.maps import coloured, some_colours
 from frugan.evaluation import are_paired
 from frugan.features import as_rgb
 from frugan.model import Model
+from frugan.training.classes import legend_of_sheets, shown_classes
 from frugan.training.held_out import Split
 from frugan.training.recipe import TrainingConfig
 
@@ -40,10 +41,10 @@ def fakes(model: Model, config: TrainingConfig, pictures: Split) -> UInt8[Tensor
     if not names:
         seeds = range(columns * config.grid_rows)
         return write.grid(model.sample(seeds, psi=config.psi).cpu(), columns=columns)
-    rows = []
-    for index, name in enumerate(names[:32]):
+    rows, titles = [], write.titles(names)
+    for index in shown_classes(names):
         seeds = range(index * columns, (index + 1) * columns)
-        rows.append((name, model.sample(seeds, classes=[index] * columns, psi=config.psi).cpu()))
+        rows.append((titles[index], model.sample(seeds, classes=[index] * columns, psi=config.psi).cpu()))
     return write.labelled_grid(rows)
 
 
@@ -54,12 +55,18 @@ def reals(data: Mapping[str, Dataset], config: TrainingConfig) -> UInt8[Tensor, 
     dataset, columns = next(iter(data.values())), config.grid_columns
     if dataset.labels is None:
         return write.grid(dataset.batch(_even(len(dataset), columns * config.grid_rows)), columns=columns)
-    rows = []
-    for index, name in enumerate(dataset.class_names[:32]):
+    rows, titles = [], write.titles(dataset.class_names)
+    for index in shown_classes(dataset.class_names):
         members = (dataset.labels == index).nonzero()[0][:columns]
         if len(members):
-            rows.append((name, dataset.batch(members)))
+            rows.append((titles[index], dataset.batch(members)))
     return write.labelled_grid(rows)
+
+
+def notes(data: Mapping[str, Dataset]) -> list[str]:
+    """What the sheets leave unsaid of the classes, in a line; none where nothing."""
+    told = "" if "source" in data else legend_of_sheets(next(iter(data.values())).class_names)
+    return [f"in the sheets, {told}"] if told else []
 
 
 def shown(dataset: Dataset, indices: Sequence[int] | np.ndarray) -> UInt8[Tensor, "N 3 H W"]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from frugan.data.write import flatten, from_pillow, replacing, save_video
 from frugan.training.chart import Line, chart
+from frugan.training.classes import legend_of_sheets
 from frugan.training.history import Best, History, Series, read_history, sample_grids, spread
 from frugan.training.summary import Run, duration, hints, memory, next_commands, read_run, verdict
 from frugan.training.timeline import NAMES as GROWTH
@@ -108,12 +109,13 @@ def _viewer(run: Run) -> str:
             "<figure><figcaption><b>Real</b> from the training set</figcaption>"
             f'<a href="grids/reals.png"><img {reals} alt="Grid of training pictures"></a></figure>'
         )
+    rows = _legend(run)
     strip = "".join(
         f'<a href="{escape(href)}" data-caption="{when}"><i><img {held} alt=""></i>{_brief(seen)}</a>'
         for when, seen, href, held in stills
     )
     if not stills:
-        return f'<section class="card pair">{parts[0]}</section>'
+        return f'<section class="card pair">{parts[0]}</section>{rows}'
     film = _link_if_there(run.folder, "progress.gif", "Watch it as a film") or _link_if_there(
         run.folder, "progress.mp4", "Watch it as a film"
     )
@@ -121,8 +123,15 @@ def _viewer(run: Run) -> str:
     return (
         f'<section class="card" id="viewer"><div class="pair">{"".join(parts)}</div><div class="controls">'
         f'<button type="button">Play</button><input type="range" min="0" max="{last}" value="{last}" '
-        f'aria-label="Time in training">{film}</div><div class="strip">{strip}</div></section>'
+        f'aria-label="Time in training">{film}</div><div class="strip">{strip}</div></section>{rows}'
     )
+
+
+def _legend(run: Run) -> str:
+    """What the sheets do not show of the classes."""
+    names = run.data.get("class_names")
+    told = legend_of_sheets([str(name) for name in names]) if isinstance(names, list) else ""
+    return f'<p class="quiet">A row for each class: {escape(told)}.</p>' if told else ""
 
 
 def _link_if_there(folder: Path, name: str, text: str) -> str:

@@ -140,8 +140,9 @@ def _train(
         for name, net in loop.average.nets.items():
             net.load_state_dict(task.nets[name].state_dict())
     journal.open(loop)
-    if not resumed and isinstance(recipe.task, SemanticConfig):
-        for text in recipe.task.notes:
+    if not resumed:
+        notes = recipe.task.notes if isinstance(recipe.task, SemanticConfig) else ()
+        for text in (*notes, *grids.notes(pictures.learned)):
             journal.note(loop, "note", text)
     if resumed and loop.ended() is not None and journal.is_closed():
         reason = "already finished"
