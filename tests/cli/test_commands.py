@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from frugan.data.demo import DEMO_SETS
 from frugan.data.write import read_metadata
 
 FROZEN = Path(__file__).parent / "flags.txt"
@@ -84,6 +85,26 @@ def test_a_second_plus_goes_on_with_the_first(call, photos: Path, tmp_path: Path
     recipe.write_text(json.dumps(settings))
     status, shown = call("train", "photos", "--images", "+16")
     assert status == 0 and "finished after 40 images" in shown
+
+
+def _licence(run: Path) -> str | None:
+    return json.loads((run / "run.json").read_bytes())["data"]["licence"]
+
+
+def test_the_licence_is_said_once_and_known_of_bundled_and_built_sets(call, photos: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    assert call("train", "photos", *TINY, "--licence", "mine")[0] == 0
+    assert call("train", "photos", "--images", "+4")[0] == 0
+    assert _licence(runs / "photos") == "mine"
+    card = max((runs / "photos" / "checkpoints").glob("*/README.md"))
+    assert "licence of the pictures: mine" in card.read_text()
+    assert call("train", "photos", *TINY, "--out", "runs/other")[0] == 0
+    assert _licence(runs / "other") is None
+    (photos / "build.json").write_text(json.dumps({"licence": "CC0"}))
+    assert call("train", "photos", *TINY, "--out", "runs/built")[0] == 0
+    assert _licence(runs / "built") == "CC0"
+    assert call("train", "demo:faces", *TINY)[0] == 0
+    assert _licence(runs / "faces") == DEMO_SETS["faces"].licence
 
 
 def test_dry_run_writes_nothing(call, photos: Path, tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from frugan.data import DataConfig, Dataset
     from frugan.model import Model
+    from frugan.training.folder import RunFolder
     from frugan.training.recipe import Recipe
+    from frugan.training.run import Outcome
 
 _SHOWN = 5
 
@@ -106,7 +108,7 @@ def train(
     device
         auto, cpu, cuda or cuda:1.
     licence
-        The licence of the pictures, noted in the model card.
+        The licence of the pictures, noted in the model card; that of a bundled or built set is known.
     track
         Also write for this tracker, into the run folder; its own log and report are always written.
     dry_run
@@ -190,23 +192,41 @@ def run(
             force=force,
             command=shlex.join(["frugan", *sys.argv[1:]]),
             pictures=pictures,
-            licence=licence,
+            licence=licence or _known_licence(folder, pictures),
             tell=_listener(place, teller, track),
         ),
     )
-    here, translates = shlex.quote(str(place)), "source" in recipe.data
+    _say_what_next(outcome, teller, translates="source" in recipe.data)
+    if outcome.reason == "stopped":
+        sys.exit(130)
+
+
+def _say_what_next(outcome: "Outcome", teller: Teller, translates: bool) -> None:
+    """Say what can be done with a run that has ended."""
+    here = shlex.quote(str(outcome.run))
     if outcome.reason == "already finished":
         use = (
             f"`frugan translate {here} PICTURES OUT` uses it" if translates else f"`frugan sample {here}` draws from it"
         )
         teller.say(f"this run is finished: {outcome.images_seen:,} images were seen. `--images +100k` goes on, {use}")
         return
-    teller.say(f"report: {place / 'report.html'}")
+    teller.say(f"report: {outcome.run / 'report.html'}")
     options = "--seeds 0-63 --psi 0.7 --out samples"
     use = f"translate {here} PICTURES translated --gallery" if translates else f"sample {here} {options}"
     teller.say(f"next:   frugan {use}")
-    if outcome.reason == "stopped":
-        sys.exit(130)
+
+
+def _known_licence(folder: "RunFolder", pictures: str) -> str | None:
+    """The licence of the pictures as it was said when the run was begun, or as a bundled or built set notes it."""
+    from frugan.data.demo import DEMO_SETS
+    from frugan.data.sources import read_notes
+
+    if said := folder.read_facts().get("data", {}).get("licence"):
+        return str(said)
+    if (demo := DEMO_SETS.get(pictures.removeprefix("demo:"))) is not None and pictures.startswith("demo:"):
+        return demo.licence
+    noted = read_notes(Path(pictures).expanduser()).get("licence")
+    return noted if isinstance(noted, str) else None
 
 
 def _say_what_was_done(dataset: "Dataset", teller: Teller) -> None:
