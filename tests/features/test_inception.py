@@ -74,7 +74,7 @@ def test_the_file_is_found_in_torch_hubs_folder(
     found, named = open_inception_2015(), open_inception_2015(tmp_path / "named.pth")
     assert found.fingerprint == network.fingerprint and found.resizer == "tf1-bilinear-299"
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="put .* into .*nowhere.*, or name the file; .* fetches them"):
+    with pytest.raises(ValueError, match=r"put .* into .*nowhere.*, or name the file; .* fetches them"):
         open_inception_2015()
     assert torch.equal(named.classifier.weight, network.classifier.weight)
 
