@@ -102,3 +102,10 @@ def test_odd_commands_do_no_harm() -> None:
 def test_memory_says_whether_it_copies(tmp_path: Path, stats: dict[str, float], words: list[str]) -> None:
     text = memory(read_run(run_folder(tmp_path, [status(500, stats=stats)])))
     assert all(word in text for word in words) and bool(text) == bool(words)
+
+
+def test_a_set_of_which_nothing_was_kept_aside_says_so(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, [status(500)])
+    for held_out, is_said in ((0, True), (3, False)):
+        (folder / "run.json").write_text(json.dumps({"data": {"held_out": held_out}}))
+        assert ("No pictures were kept aside" in memory(read_run(folder))) is is_said

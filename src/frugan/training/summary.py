@@ -133,6 +133,11 @@ def memory(run: Run) -> str:
             f"On {run.data.get('held_out', 'some')} pictures kept aside the discriminator is {max(ratio, 0):.0%} of "
             f"the way from training pictures to generated ones: {verdict}."
         )
+    elif run.data.get("held_out") == 0 and run.history.images_seen:
+        said.append(
+            "No pictures were kept aside (sets of fewer than 20 are used whole), so whether it learns by heart cannot "
+            "be told: look for copies in the grids."
+        )
     return " ".join(said)
 
 
