@@ -23,7 +23,7 @@ from frugan.export import export
 from frugan.losses import adversarial, regularize
 from frugan.metrics.cost import count_macs
 from frugan.model import Model
-from frugan.models import stylegan2
+from frugan.models import stylegan2, stylegan2_discriminator
 from frugan.runtime import Runtime
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -56,10 +56,10 @@ def steps(ours: bool, size: str, batch: int) -> dict[str, Callable[[], object]]:
     """One function for each kind of step, with the same weights and pictures for both."""
     settings, config = SIZES[size], generator_config(size)
     width = config.z_dim
-    judge = stylegan2.StyleGAN2DiscriminatorConfig(**settings)
+    judge = stylegan2_discriminator.StyleGAN2DiscriminatorConfig(**settings)
     torch.manual_seed(0)
     generator: Any = (stylegan2.Generator if ours else textbook.Generator)(config)
-    discriminator: Any = (stylegan2.Discriminator if ours else textbook.Discriminator)(judge)
+    discriminator: Any = (stylegan2_discriminator.Discriminator if ours else textbook.Discriminator)(judge)
     real = torch.randn(batch, 3, config.resolution, config.resolution)
 
     def fakes(count: int) -> torch.Tensor:

@@ -1,9 +1,9 @@
 """StyleGAN2 the textbook way: the denominator of frugan's speed ratios.
 
-The networks of `frugan.models.stylegan2` (skip generator, residual discriminator, no labels) as papers and tutorials
-write them: float32, contiguous, eager; one group of the convolution for each sample; filters as 4x4 depthwise kernels
-with zeros inserted; bias, activation and gain one after the other. They load the same weights and give the same numbers
-(tests/models/test_textbook.py).
+The networks of `frugan.models.stylegan2` and `stylegan2_discriminator` (skip generator, residual discriminator, no
+labels) as papers and tutorials write them: float32, contiguous, eager; one group of the convolution for each sample;
+filters as 4x4 depthwise kernels with zeros inserted; bias, activation and gain one after the other. They load the same
+weights and give the same numbers (tests/models/test_textbook.py).
 """
 
 import math
@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from frugan.models.stylegan2 import StyleGAN2Config, StyleGAN2DiscriminatorConfig
+from frugan.models.stylegan2 import StyleGAN2Config
+from frugan.models.stylegan2_discriminator import StyleGAN2DiscriminatorConfig
 from frugan.ops.resample import upfirdn2d_reference
 
 
@@ -206,7 +207,7 @@ class Head(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """What `frugan.models.stylegan2.Discriminator` gives."""
+    """What `frugan.models.stylegan2_discriminator.Discriminator` gives."""
 
     def __init__(self, config: StyleGAN2DiscriminatorConfig) -> None:
         super().__init__()

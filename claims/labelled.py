@@ -23,7 +23,7 @@ from frugan.metrics.neighbours import precision_recall
 from frugan.model import Model
 from frugan.models.biggan import BigGANDiscriminator
 from frugan.models.heads import Head, HeadConfig
-from frugan.models.stylegan2 import Discriminator
+from frugan.models.stylegan2_discriminator import Discriminator
 from frugan.recipes import conditional
 from frugan.training.door import Stats
 from frugan.training.ranks import Ranks

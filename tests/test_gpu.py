@@ -10,7 +10,8 @@ from frugan.augment.ada import apply, draw, preset
 from frugan.data.dataset import from_arrays
 from frugan.losses.regularize import path_lengths, r1_penalty
 from frugan.metrics.multiscale import Descriptors, PyramidConfig, multiscale_similarity, pyramid_distances
-from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
+from frugan.models.stylegan2 import Generator, StyleGAN2Config
+from frugan.models.stylegan2_discriminator import Discriminator, StyleGAN2DiscriminatorConfig
 from frugan.recipes import RECIPES
 from frugan.training.recipe import Precision, tiny
 from frugan.training.run import Start, fit, train

@@ -14,7 +14,8 @@ from frugan.data.dataset import to_uint8
 from frugan.model import Model, describe_nets, load, save
 from frugan.model.classes import classes_as_in
 from frugan.models.progan import ProGANConfig, ProGANDiscriminator, ProGANDiscriminatorConfig, ProGANGenerator
-from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
+from frugan.models.stylegan2 import Generator, StyleGAN2Config
+from frugan.models.stylegan2_discriminator import Discriminator, StyleGAN2DiscriminatorConfig
 from frugan.models.subnet import Subnet
 
 

@@ -126,7 +126,8 @@ def nested(settings: Any) -> Any:
 
 def tiny_nvidia(monkeypatch: Any, protocol: int = 4, seed: int = 0, **changes: Any) -> bytes:
     """A snapshot of our own, in their format; `changes` go into the settings of the generator."""
-    from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
+    from frugan.models.stylegan2 import Generator, StyleGAN2Config
+    from frugan.models.stylegan2_discriminator import Discriminator, StyleGAN2DiscriminatorConfig
 
     torch.manual_seed(seed)
     sizes = {"resolution": 8, "channel_base": 64, "channel_max": 8, "conv_clamp": 256.0}

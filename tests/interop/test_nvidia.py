@@ -11,7 +11,8 @@ from frugan import interop
 from frugan.inert import InertError
 from frugan.interop import nvidia
 from frugan.interop.imported import ImportProblem
-from frugan.models.stylegan2 import Discriminator, Generator
+from frugan.models.stylegan2 import Generator
+from frugan.models.stylegan2_discriminator import Discriminator
 from tests.interop import emit
 
 FIXTURES = ("sg2ada-tiny32-cond", "sg2ada-tiny16-grey-resnetG-skipD", "sg3repo-stylegan2-tiny32")
@@ -153,7 +154,7 @@ def test_a_discriminator_that_does_not_fit_is_left_out(write, monkeypatch):
 
 def test_a_discriminator_without_classes_has_no_mapping(monkeypatch):
     """Pickles converted from TensorFlow say that it has 0 layers."""
-    from frugan.models.stylegan2 import StyleGAN2DiscriminatorConfig
+    from frugan.models.stylegan2_discriminator import StyleGAN2DiscriminatorConfig
 
     judge = Discriminator(StyleGAN2DiscriminatorConfig(resolution=8, channel_base=64, channel_max=8))
     settings = {"c_dim": 0, "img_resolution": 8, "img_channels": 3, "channel_base": 64, "channel_max": 8}

@@ -14,7 +14,8 @@ from frugan import interop
 from frugan.interop import rosinality
 from frugan.interop.imported import ImportProblem
 from frugan.model import Model
-from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
+from frugan.models.stylegan2 import Generator, StyleGAN2Config
+from frugan.models.stylegan2_discriminator import Discriminator, StyleGAN2DiscriminatorConfig
 from frugan.models.subnet import Subnet
 from tests.interop import emit
 

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from frugan.metrics.cost import Macs, count_macs, count_parameters, cuda_peak_mb
-from frugan.models.stylegan2 import Discriminator as StyleGAN2Discriminator
-from frugan.models.stylegan2 import Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
+from frugan.models.stylegan2 import Generator, StyleGAN2Config
+from frugan.models.stylegan2_discriminator import Discriminator as StyleGAN2Discriminator
+from frugan.models.stylegan2_discriminator import StyleGAN2DiscriminatorConfig
 from frugan.models.subnet import Subnet
 
 GIGA = 1e9

@@ -17,7 +17,7 @@ from frugan.models.heads import (
     StyleProjectionHead,
     adc_labels,
 )
-from frugan.models.stylegan2 import Discriminator, StyleGAN2DiscriminatorConfig
+from frugan.models.stylegan2_discriminator import Discriminator, StyleGAN2DiscriminatorConfig
 
 WIDTH, COUNT = 12, 4
 HEADS = [

@@ -3,11 +3,11 @@ import torch
 
 from frugan import models
 from frugan.config import from_dict, to_dict
-from frugan.models import patchgan, progan, stylegan2, translator
+from frugan.models import patchgan, progan, stylegan2, stylegan2_discriminator, translator
 
 CONFIGS = [
     stylegan2.StyleGAN2Config(resolution=8, channel_max=4, widths=(4, 3, 2, 4), conv_clamp=256.0),
-    stylegan2.StyleGAN2DiscriminatorConfig(resolution=8, channel_max=4, stddev_group=None),
+    stylegan2_discriminator.StyleGAN2DiscriminatorConfig(resolution=8, channel_max=4, stddev_group=None),
     progan.ProGANConfig(resolution=8, widths=(4, 3), norm="batch", label_order="before", num_classes=2),
     progan.ProGANDiscriminatorConfig(resolution=8, channel_max=4, norm="layer", discrimination_kernels=3, stddev_at=8),
     translator.ResnetConfig(

@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
+from frugan.models.stylegan2 import Generator, StyleGAN2Config
+from frugan.models.stylegan2_discriminator import Discriminator, StyleGAN2DiscriminatorConfig
 
 SMALL = {"channel_base": 64, "channel_max": 6, "z_dim": 5, "w_dim": 7, "mapping_layers": 2}
 JUDGE = {"channel_base": 64, "channel_max": 6, "mapping_layers": 2}

@@ -4,11 +4,11 @@ import pytest
 import torch
 from benchmarks import textbook
 
-from frugan.models import stylegan2
+from frugan.models import stylegan2, stylegan2_discriminator
 from tests import reference
 
 CONFIG = stylegan2.StyleGAN2Config(resolution=16, z_dim=6, w_dim=5, widths=(5, 6, 4, 7, 3, 8), mapping_layers=2)
-JUDGE = stylegan2.StyleGAN2DiscriminatorConfig(resolution=16, widths=(6, 5, 4))
+JUDGE = stylegan2_discriminator.StyleGAN2DiscriminatorConfig(resolution=16, widths=(6, 5, 4))
 
 
 def randomize(network):
@@ -55,7 +55,7 @@ def test_generators_agree(batch):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_discriminators_agree(batch):
-    fast = randomize(stylegan2.Discriminator(JUDGE))
+    fast = randomize(stylegan2_discriminator.Discriminator(JUDGE))
     plain = textbook.Discriminator(JUDGE).double()
     plain.load_state_dict(fast.state_dict())
     images = torch.randn(batch, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

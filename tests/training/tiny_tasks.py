@@ -22,7 +22,8 @@ from frugan.models.patchgan import PatchConfig
 from frugan.models.progan import ProGANConfig, ProGANDiscriminatorConfig
 from frugan.models.spade import SpadeConfig
 from frugan.models.standing import StandingStatistics
-from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
+from frugan.models.stylegan2 import Generator, StyleGAN2Config
+from frugan.models.stylegan2_discriminator import Discriminator, StyleGAN2DiscriminatorConfig
 from frugan.models.subnet import Subnet
 from frugan.models.translator import ResnetConfig, UNetConfig
 from frugan.ops.elastic import InstanceNorm

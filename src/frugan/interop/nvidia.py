@@ -26,7 +26,8 @@ from frugan.inert import (
     read_legacy,
 )
 from frugan.interop.imported import Foreign, ImportProblem, build_network, refuse_settings
-from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
+from frugan.models.stylegan2 import Generator, StyleGAN2Config
+from frugan.models.stylegan2_discriminator import Discriminator, StyleGAN2DiscriminatorConfig
 from frugan.ops.resample import fir_filter
 
 LICENCE = (

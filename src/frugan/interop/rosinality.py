@@ -19,7 +19,8 @@ from frugan.inert import Constructor, Record
 from frugan.interop import torch_file
 from frugan.interop.imported import Foreign, ImportProblem, build_network
 from frugan.model import Model
-from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
+from frugan.models.stylegan2 import Generator, StyleGAN2Config
+from frugan.models.stylegan2_discriminator import Discriminator, StyleGAN2DiscriminatorConfig
 from frugan.ops.resample import fir_filter
 
 TAPS = (1.0, 3.0, 3.0, 1.0)

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from frugan.models import biggan, multiscale, patchgan, progan, spade, stylegan2, translator
+from frugan.models import biggan, multiscale, patchgan, progan, spade, stylegan2, stylegan2_discriminator, translator
 
 KINDS: dict[str, type[Any]] = {
     "stylegan2": stylegan2.StyleGAN2Config,
-    "stylegan2_discriminator": stylegan2.StyleGAN2DiscriminatorConfig,
+    "stylegan2_discriminator": stylegan2_discriminator.StyleGAN2DiscriminatorConfig,
     "progan": progan.ProGANConfig,
     "progan_discriminator": progan.ProGANDiscriminatorConfig,
     "resnet_translator": translator.ResnetConfig,
@@ -27,7 +27,7 @@ KINDS: dict[str, type[Any]] = {
 
 _NETWORKS: dict[type[Any], Callable[[Any], nn.Module]] = {
     stylegan2.StyleGAN2Config: stylegan2.Generator,
-    stylegan2.StyleGAN2DiscriminatorConfig: stylegan2.Discriminator,
+    stylegan2_discriminator.StyleGAN2DiscriminatorConfig: stylegan2_discriminator.Discriminator,
     progan.ProGANConfig: progan.ProGANGenerator,
     progan.ProGANDiscriminatorConfig: progan.ProGANDiscriminator,
     translator.ResnetConfig: translator.ResnetTranslator,

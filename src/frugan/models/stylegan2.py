@@ -1,4 +1,4 @@
-"""StyleGAN2: generator (mapping and synthesis) and discriminator.
+"""StyleGAN2's generator: mapping and synthesis. The discriminator is in `models.stylegan2_discriminator`.
 
 Source: Karras et al. 2020 (StyleGAN2) and 2020 (StyleGAN2-ADA), with the authors' three architectures. Names of weights
 follow the authors' PyTorch checkpoints; the fixed filters are not saved. Deviations: the modulated convolution always
@@ -18,57 +18,32 @@ from torch import Tensor, nn
 from frugan.models.generator import (
     ImageGenerator,
     Noise,
-    check_labels,
     check_picture,
     check_widths,
     resolutions_to,
 )
-from frugan.models.heads import Head, HeadConfig, Verdict, check_head
 from frugan.models.mapping import Labels, MappingNetwork
 from frugan.models.subnet import Subnet
 from frugan.ops.elastic import leading
 from frugan.ops.equalized import SLOPE, EqualizedConv2d, EqualizedLinear
 from frugan.ops.modulate import modulated_conv2d
-from frugan.ops.normalize import minibatch_stddev
-from frugan.ops.resample import downsample2d, fir_filter, upsample2d
+from frugan.ops.resample import fir_filter, upsample2d
 
 Architecture = Literal["skip", "resnet", "orig"]
 ROOT_HALF = math.sqrt(0.5)
 
 
-def _check_common(config: "StyleGAN2Config | StyleGAN2DiscriminatorConfig") -> None:
-    resolution = config.resolution
-    check_picture(resolution, config.channels)
-    if config.architecture not in ("skip", "resnet", "orig"):
-        raise ValueError(f"architecture must be 'skip', 'resnet' or 'orig', got {config.architecture!r}")
-    at_least = {"channel_base": resolution, "channel_max": 1, "num_classes": 0, "num_half_resolutions": 0}
-    for name, low in at_least.items():
-        value = getattr(config, name)
-        if value < low:
-            raise ValueError(f"{name} must be at least {low}, got {value}")
-    if config.mapping_layers < 1:
-        raise ValueError(f"mapping_layers must be at least 1, got {config.mapping_layers}")
-    if config.mapping_lr_multiplier <= 0:
-        raise ValueError(f"mapping_lr_multiplier must be above 0, got {config.mapping_lr_multiplier}")
-    if config.conv_clamp is not None and config.conv_clamp <= 0:
-        raise ValueError(f"conv_clamp must be above 0 or None, got {config.conv_clamp}")
-    fir_filter(config.resample_filter)
-
-
 @dataclass(frozen=True, kw_only=True)
-class StyleGAN2Config:
-    """Settings of the generator.
+class SharedConfig:
+    """Settings that generator and discriminator share.
 
-    Layers at resolution r have min(channel_base / r, channel_max) channels, unless `widths` lists the channels of each
-    layer: constant input, 4x4 conv1, then conv0 and conv1 of every block. `num_half_resolutions` counts the highest
-    resolutions that follow a `dtype` given to a call; `conv_clamp` (256 in the authors' half-precision runs) limits
-    activations.
+    Layers at resolution r have min(channel_base / r, channel_max) channels, unless `widths` lists them.
+    `num_half_resolutions` counts the highest resolutions that follow a `dtype` given to a call; `conv_clamp` (256 in
+    the authors' half-precision runs) limits activations.
     """
 
     resolution: int
     channels: int = 3
-    z_dim: int = 512
-    w_dim: int = 512
     num_classes: int = 0
     channel_base: int = 32768
     channel_max: int = 512
@@ -81,15 +56,40 @@ class StyleGAN2Config:
     resample_filter: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0)
 
     def __post_init__(self) -> None:
-        _check_common(self)
-        check_widths(self.widths, len(self.layer_resolutions) + 1)
-        if self.z_dim < 1 or self.w_dim < 1:
-            raise ValueError(f"z_dim and w_dim must be at least 1, got {self.z_dim} and {self.w_dim}")
+        """Check the ranges."""
+        check_picture(self.resolution, self.channels)
+        if self.architecture not in ("skip", "resnet", "orig"):
+            raise ValueError(f"architecture must be 'skip', 'resnet' or 'orig', got {self.architecture!r}")
+        lowest = {"channel_base": self.resolution, "channel_max": 1, "num_classes": 0, "num_half_resolutions": 0}
+        for name, low in (lowest | {"mapping_layers": 1}).items():
+            value = getattr(self, name)
+            if value < low:
+                raise ValueError(f"{name} must be at least {low}, got {value}")
+        if self.mapping_lr_multiplier <= 0:
+            raise ValueError(f"mapping_lr_multiplier must be above 0, got {self.mapping_lr_multiplier}")
+        if self.conv_clamp is not None and self.conv_clamp <= 0:
+            raise ValueError(f"conv_clamp must be above 0 or None, got {self.conv_clamp}")
+        fir_filter(self.resample_filter)
 
     @property
     def resolutions(self) -> tuple[int, ...]:
         """4, 8, ... up to the resolution."""
         return resolutions_to(self.resolution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleGAN2Config(SharedConfig):
+    """Settings of the generator. `widths`: of the constant input, 4x4 conv1, then conv0 and conv1 of every block."""
+
+    z_dim: int = 512
+    w_dim: int = 512
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        check_widths(self.widths, len(self.layer_resolutions) + 1)
+        if self.z_dim < 1 or self.w_dim < 1:
+            raise ValueError(f"z_dim and w_dim must be at least 1, got {self.z_dim} and {self.w_dim}")
 
     @property
     def layer_resolutions(self) -> tuple[int, ...]:
@@ -421,174 +421,3 @@ class Generator(ImageGenerator):
     ) -> Float[Tensor, "N channels H_out W_out"]:
         """Images for latent codes; the arguments are those of mapping, truncate and synthesis."""
         return cast(Tensor, self.synthesis(self.codes(z, labels, psi, cutoff), noise, subnet, dtype))
-
-
-@dataclass(frozen=True, kw_only=True)
-class StyleGAN2DiscriminatorConfig:
-    """Settings of the discriminator.
-
-    Blocks at resolution r have min(channel_base / r, channel_max) channels, unless `widths` lists the channels at 4, 8,
-    ... up to the resolution. `stddev_group` None takes the whole batch as one group; `stddev_features` 0 leaves the
-    minibatch deviation out. `head` None: one logit, with StyleGAN2-ADA's own projection where there are classes, whose
-    label is mapped as the mapping settings say; with a head the network ends in that one, after the layer that sees all
-    of the 4x4 pixels.
-    """
-
-    resolution: int
-    channels: int = 3
-    num_classes: int = 0
-    channel_base: int = 32768
-    channel_max: int = 512
-    widths: tuple[int, ...] | None = None
-    mapping_layers: int = 8
-    mapping_lr_multiplier: float = 0.01
-    architecture: Architecture = "resnet"
-    stddev_group: int | None = 4
-    stddev_features: int = 1
-    conv_clamp: float | None = None
-    num_half_resolutions: int = 4
-    resample_filter: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0)
-    head: HeadConfig | None = None
-
-    def __post_init__(self) -> None:
-        _check_common(self)
-        check_widths(self.widths, len(self.resolutions))
-        check_head(self.head, self.num_classes)
-        if self.stddev_group is not None and self.stddev_group < 1:
-            raise ValueError(f"stddev_group must be at least 1 or None, got {self.stddev_group}")
-        if self.stddev_features < 0 or (self.stddev_features and self.width(4) % self.stddev_features):
-            raise ValueError(f"stddev_features must divide the {self.width(4)} channels, got {self.stddev_features}")
-
-    @property
-    def resolutions(self) -> tuple[int, ...]:
-        """4, 8, ... up to the resolution."""
-        return resolutions_to(self.resolution)
-
-    def width(self, resolution: int) -> int:
-        """The channels of the feature maps at a resolution."""
-        if self.widths is not None:
-            return self.widths[self.resolutions.index(resolution)]
-        return min(self.channel_base // resolution, self.channel_max)
-
-
-class DiscriminatorBlock(nn.Module):
-    """From features, and the image where this block reads it, at one resolution to features at half of it."""
-
-    def __init__(self, config: StyleGAN2DiscriminatorConfig, resolution: int) -> None:
-        super().__init__()
-        here, below = config.width(resolution), config.width(resolution // 2)
-        fir = fir_filter(config.resample_filter)
-        self.reads_image = resolution == config.resolution or config.architecture == "skip"
-        self.has_skip = config.architecture == "resnet"
-        clamp = config.conv_clamp
-        if self.reads_image:
-            self.fromrgb = EqualizedConv2d(config.channels, here, 1, fir=fir, activation="lrelu", clamp=clamp)
-        self.conv0 = EqualizedConv2d(here, here, 3, fir=fir, activation="lrelu", clamp=clamp)
-        self.conv1 = EqualizedConv2d(here, below, 3, fir=fir, activation="lrelu", down=2, clamp=clamp)
-        if self.has_skip:
-            self.skip = EqualizedConv2d(here, below, 1, fir=fir, bias=False, down=2)
-
-    def forward(
-        self, x: Float[Tensor, "N C H W"] | None, image: Float[Tensor, "N channels H W"] | None, dtype: torch.dtype
-    ) -> Float[Tensor, "N C_out H_out W_out"]:
-        """The features at half the resolution, in `dtype`."""
-        x = None if x is None else x.to(dtype)
-        if image is not None:
-            y = self.fromrgb(image.to(dtype))
-            x = y if x is None else x + y
-        if self.has_skip:
-            y = self.skip(x, ROOT_HALF)
-            return cast(Tensor, y + self.conv1(self.conv0(x), ROOT_HALF))
-        return cast(Tensor, self.conv1(self.conv0(x)))
-
-
-class DiscriminatorEpilogue(nn.Module):
-    """From 4x4 features to one number, one vector for the label projection, or a head's features; always float32."""
-
-    def __init__(self, config: StyleGAN2DiscriminatorConfig) -> None:
-        super().__init__()
-        width = config.width(4)
-        fir = fir_filter(config.resample_filter)
-        self.group = config.stddev_group
-        self.features = config.stddev_features
-        self.reads_image = config.architecture == "skip" or config.resolution == 4
-        if self.reads_image:
-            self.fromrgb = EqualizedConv2d(config.channels, width, 1, fir=fir, activation="lrelu")
-        self.conv = EqualizedConv2d(
-            width + self.features, width, 3, fir=fir, activation="lrelu", clamp=config.conv_clamp
-        )
-        self.fc = EqualizedLinear(width * 16, width, activation="lrelu")
-        self.out = EqualizedLinear(width, width if config.num_classes else 1) if config.head is None else None
-
-    def forward(
-        self, x: Float[Tensor, "N C 4 4"] | None, image: Float[Tensor, "N channels 4 4"] | None
-    ) -> Float[Tensor, "N features"]:
-        """The output of the last layer."""
-        if image is not None:
-            y = self.fromrgb(image)
-            x = y if x is None else x + y
-        if self.features and x is not None:
-            x = minibatch_stddev(x, self.group, self.features)
-        features = self.fc(self.conv(x).flatten(1))
-        return cast(Tensor, features if self.out is None else self.out(features))
-
-
-class Discriminator(nn.Module):
-    """The StyleGAN2 discriminator, with a projection of the label where there are classes, or any `Head`."""
-
-    fir: Tensor
-
-    def __init__(self, config: StyleGAN2DiscriminatorConfig) -> None:
-        super().__init__()
-        self.config = config
-        for resolution in config.resolutions[:0:-1]:
-            self.add_module(f"b{resolution}", DiscriminatorBlock(config, resolution))
-        self.b4 = DiscriminatorEpilogue(config)
-        width = config.width(4)
-        self.head = None
-        if config.head is not None:
-            self.head = Head(config.head, features=width, num_classes=config.num_classes, layers="equalized")
-        elif config.num_classes:
-            self.mapping = MappingNetwork(
-                z_dim=0,
-                w_dim=width,
-                num_classes=config.num_classes,
-                num_layers=config.mapping_layers,
-                lr_multiplier=config.mapping_lr_multiplier,
-                num_ws=None,
-            )
-        self.register_buffer("fir", fir_filter(config.resample_filter), persistent=False)
-
-    def forward(
-        self,
-        images: Float[Tensor, "N channels H W"],
-        labels: Labels | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Float[Tensor, " N"] | Verdict:
-        """Logits: how real each image looks, higher is more real; float32. With a head a `Verdict`.
-
-        `dtype` is that of the highest `num_half_resolutions` resolutions (None: float32 throughout).
-        Raises ValueError for images of another size and for labels where there are no classes, or the reverse.
-        """
-        config = self.config
-        if images.shape[1:] != (config.channels, config.resolution, config.resolution):
-            expected = (config.channels, config.resolution, config.resolution)
-            raise ValueError(f"images must be {expected} each, got {tuple(images.shape[1:])}")
-        if self.head is None:
-            check_labels(labels, config.num_classes)
-        half_from = 2 * config.resolution >> config.num_half_resolutions
-        x: Tensor | None = None
-        image: Tensor | None = images
-        for resolution in config.resolutions[:0:-1]:
-            use = (
-                dtype if dtype is not None and config.num_half_resolutions and resolution >= half_from else images.dtype
-            )
-            x = self.get_submodule(f"b{resolution}")(x, image, use)
-            image = downsample2d(image, self.fir) if image is not None and config.architecture == "skip" else None
-        features = self.b4(None if x is None else x.to(images.dtype), image)
-        if self.head is not None:
-            return cast(Verdict, self.head(features, labels))
-        if not config.num_classes:
-            return cast(Tensor, features[:, 0])
-        code = self.mapping.features(None, labels)
-        return cast(Tensor, (features * code).sum(dim=1) * (1 / math.sqrt(code.shape[1])))

@@ -12,7 +12,8 @@ from frugan.augment.diffaugment import DiffAugmentConfig
 from frugan.data import DataConfig, PairAdvice, Recommendation
 from frugan.data.dataset import Dataset, from_arrays
 from frugan.model import Model
-from frugan.models.stylegan2 import Discriminator, Generator
+from frugan.models.stylegan2 import Generator
+from frugan.models.stylegan2_discriminator import Discriminator
 from frugan.recipes import stylegan2, translation
 from frugan.training.feed import open_feeds
 from frugan.training.loop import Loop, Verdict

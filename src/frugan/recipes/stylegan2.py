@@ -10,7 +10,8 @@ import dataclasses
 from frugan.augment.ada import AdaConfig, AdaControllerConfig
 from frugan.augment.diffaugment import DiffAugmentConfig
 from frugan.data.pictures import DataConfig
-from frugan.models.stylegan2 import StyleGAN2Config, StyleGAN2DiscriminatorConfig
+from frugan.models.stylegan2 import StyleGAN2Config
+from frugan.models.stylegan2_discriminator import StyleGAN2DiscriminatorConfig
 from frugan.training.recipe import AdamConfig, EmaConfig, Recipe, TrainingConfig
 from frugan.training.tasks.adversary import R1Config
 from frugan.training.tasks.gan import GanConfig, PathLengthConfig

@@ -10,7 +10,8 @@ from frugan.augment.ada import AdaConfig, AdaControllerConfig
 from frugan.augment.diffaugment import DiffAugmentConfig
 from frugan.data.pictures import DataConfig
 from frugan.models.heads import EmbeddingHead
-from frugan.models.stylegan2 import StyleGAN2Config, StyleGAN2DiscriminatorConfig
+from frugan.models.stylegan2 import StyleGAN2Config
+from frugan.models.stylegan2_discriminator import StyleGAN2DiscriminatorConfig
 from frugan.recipes.conditional import REACGAN, SCORED_STEPS, SHARP, changed
 from frugan.training.recipe import AdamConfig, EmaConfig, Recipe, TrainingConfig
 from frugan.training.tasks.adversary import R1Config

@@ -17,7 +17,8 @@ from frugan.losses import regularize
 from frugan.losses.adversarial import AdversarialKind
 from frugan.model import Model
 from frugan.models.heads import Verdict
-from frugan.models.stylegan2 import Discriminator, Generator, StyleGAN2Config, StyleGAN2DiscriminatorConfig
+from frugan.models.stylegan2 import Generator, StyleGAN2Config
+from frugan.models.stylegan2_discriminator import Discriminator, StyleGAN2DiscriminatorConfig
 from frugan.training.door import Batch, Draw, Phase, Plan, Step
 from frugan.training.tasks.adversary import (
     Adversary,
