@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frugan.config import ConfigError, counted, differences, from_dict, override, some, suggest, to_dict
+from frugan.config import ConfigError, counted, differences, from_dict, override, override_all, some, suggest, to_dict
 from frugan.recipes import RECIPES
 from frugan.training.recipe import Recipe
 
@@ -108,6 +108,30 @@ def test_override_reaches_inside() -> None:
 def test_override_refuses(path: str, value: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         override(Drawing(title="a", shape=Circle(), inks={"red": Circle()}), path, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    left: Circle
+    right: Circle
+
+    def __post_init__(self) -> None:
+        if self.left.radius != self.right.radius:
+            raise ValueError("both circles must be alike")
+
+
+def test_settings_that_only_fit_together_are_changed_together() -> None:
+    pair = Pair(left=Circle(), right=Circle())
+    with pytest.raises(ValueError, match="alike"):
+        override(pair, "left.radius", "2")
+    both = override_all(pair, [("left.radius", "2"), ("right", '{"radius": 3}'), ("right.radius", "2")])
+    assert both == Pair(left=Circle(radius=2.0), right=Circle(radius=2.0))
+    drawing = Drawing(title="a", shape=Circle(), inks={"red": Circle(), "blue": Circle()})
+    inks = [("inks.red.radius", "7"), ("inks.blue.name", "navy"), ("inks.red.radius", "2"), ("inks.red.name", "ruby")]
+    assert override_all(drawing, inks).inks == {"red": Circle(radius=2.0, name="ruby"), "blue": Circle(name="navy")}
+    whole = [("inks.red.radius", "7"), ("inks.red", '{"name": "ruby"}')]
+    assert override_all(drawing, whole).inks["red"] == Circle(name="ruby"), "the last value counts"
+    assert override_all(drawing, []) == drawing
 
 
 def test_names_in_words() -> None:

@@ -194,28 +194,46 @@ def override(config: T, path: str, value: Any) -> T:
     text itself. A union member is replaced whole by a table with `kind`. Raises ConfigError for an unknown path or a
     value that does not fit.
     """
-    name, _, rest = path.partition(".")
+    return override_all(config, [(path, value)])
+
+
+def override_all(config: T, settings: Iterable[tuple[str, Any]]) -> T:
+    """A copy with the entries at these (path, value) replaced, as `override` does, but all at once: so can settings be
+    changed that only fit together. Of one path the last value counts.
+    """
     hints = _hints(type(config))
-    if name not in hints or name not in {field.name for field in dataclasses.fields(config)}:  # type: ignore[arg-type]
-        raise ConfigError(f"{type(config).__name__} has no setting '{name}'{suggest(name, hints)}")
-    current = getattr(config, name)
-    if rest:
-        new = _override_inside(current, hints[name], name, rest, value)
-    else:
-        new = _parse(hints[name], value, name)
-    return dataclasses.replace(config, **{name: new})  # type: ignore[type-var]
+    own = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    new, inside = dict[str, Any](), dict[str, list[tuple[str, Any]]]()
+    for path, value in settings:
+        name, _, rest = path.partition(".")
+        if name not in own:
+            raise ConfigError(f"{type(config).__name__} has no setting '{name}'{suggest(name, own)}")
+        if rest:
+            inside.setdefault(name, []).append((rest, value))
+        else:
+            new[name] = _parse(hints[name], value, name)
+            inside.pop(name, None)
+    for name, deeper in inside.items():
+        new[name] = _override_inside(new.get(name, getattr(config, name)), hints[name], name, deeper)
+    return dataclasses.replace(config, **new)  # type: ignore[type-var]
 
 
-def _override_inside(current: Any, annotation: Any, name: str, rest: str, value: Any) -> Any:
-    if isinstance(current, Mapping):
-        key, _, deeper = rest.partition(".")
+def _override_inside(current: Any, annotation: Any, name: str, settings: Sequence[tuple[str, Any]]) -> Any:
+    if not isinstance(current, Mapping):
+        if not dataclasses.is_dataclass(current):
+            raise ConfigError(f"'{name}' is {current!r} and has no setting '{settings[0][0]}'")
+        return override_all(current, settings)
+    new, inside = dict(current), dict[str, list[tuple[str, Any]]]()
+    for path, value in settings:
+        key, _, deeper = path.partition(".")
         if key not in current:
             raise ConfigError(f"{name} has no entry '{key}'{suggest(key, current)}")
-        inner = override(current[key], deeper, value) if deeper else _parse(_value_annotation(annotation), value, rest)
-        return {**current, key: inner}
-    if not dataclasses.is_dataclass(current):
-        raise ConfigError(f"'{name}' is {current!r} and has no setting '{rest}'")
-    return override(current, rest, value)
+        if deeper:
+            inside.setdefault(key, []).append((deeper, value))
+        else:
+            new[key] = _parse(_value_annotation(annotation), value, path)
+            inside.pop(key, None)
+    return new | {key: override_all(new[key], deeper) for key, deeper in inside.items()}
 
 
 def _parse(annotation: Any, value: Any, path: str) -> Any:

@@ -113,6 +113,16 @@ def test_dry_run_writes_nothing(call, photos: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_settings_that_only_fit_together(call) -> None:
+    codes = '{"num_discrete": 1, "discrete_size": 8, "num_continuous": 2}'
+    both = ("--set", "task.generator.z_dim=90", "--set", f"task.generator.codes={codes}")
+    train = ("train", "demo:emoji", "--recipe", "reacgan-small", "--dry-run")
+    status, shown = call(*train, *both, "--set", f"task.discriminator.codes={codes}")
+    assert status == 0 and shown.count("num_continuous: 2") == 2 and "z_dim: 90" in shown, shown
+    status, shown = call(*train, *both)
+    assert status == 2 and "must have the same codes" in shown
+
+
 def test_a_data_set_of_samples(call, tmp_path: Path) -> None:
     assert call("sample", "demo", "-n", "5", "--to", "zip", "--out", "many")[0] == 0
     with zipfile.ZipFile(tmp_path / "many.zip") as archive:

@@ -435,14 +435,15 @@ def _put_in(recipe: "Recipe", wishes: Wishes) -> "Recipe":
 
 
 def _with_settings(recipe: "Recipe", settings: "Sequence[str]") -> "Recipe":
-    from frugan.config import override
+    from frugan.config import override_all
 
+    changes = []
     for setting in settings:
         path, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--set needs path=value, got {setting!r}")
-        recipe = override(recipe, path.strip(), value.strip())
-    return recipe
+        changes.append((path.strip(), value.strip()))
+    return override_all(recipe, changes)
 
 
 def _print_plan(recipe: "Recipe") -> None:

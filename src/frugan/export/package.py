@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 import frugan
 from frugan.checkpoint import write_durably
+from frugan.config import counted
 from frugan.data.write import explained
 from frugan.export.graph import Network, exported, fixed_size, inputs_of, random_source, to_onnx
 from frugan.metrics.measure import Latency, Memory, latencies, peak_memory
 from frugan.model import Model
+from frugan.models.biggan import BigGANGenerator
 from frugan.models.generator import ImageGenerator, ImageTranslator
 from frugan.models.spade import SpadeConfig
 from frugan.models.stylegan2 import Generator
@@ -226,7 +228,7 @@ def _facts_of_generator(model: Model) -> dict[str, Any]:
     net = model.artist
     config = net.config
     meanings = {
-        "z": "latent codes: rows of normal random numbers",
+        "z": f"latent codes: rows of normal random numbers{_meaning_of_codes(net)}",
         "psi": "truncation of each style: 1 none, 0 gives the average",
         "w_shift": "added to w: edits; 0 for none",
         "noise_strength": "of the stored noise maps: 1 as trained, 0 none",
@@ -255,6 +257,20 @@ def _facts_of_generator(model: Model) -> dict[str, Any]:
         }
         facts |= {"w_dim": net.config.w_dim, "num_ws": net.config.num_ws, "outputs": [*facts["outputs"], styles]}
     return facts
+
+
+def _meaning_of_codes(net: ImageGenerator) -> str:
+    """Which numbers of z choose InfoGAN's codes, and how; empty where there are none."""
+    if not isinstance(net, BigGANGenerator) or net.config.codes is None:
+        return ""
+    codes, first, parts = net.config.codes, net.config.latent_dim, []
+    if codes.num_discrete:
+        each = counted(codes.num_discrete, "choice")
+        parts.append(f"{each} of {codes.discrete_size} numbers, where the place of the largest is the value")
+    if codes.num_continuous:
+        start = first + codes.num_discrete * codes.discrete_size
+        parts.append(f"from place {start} on {counted(codes.num_continuous, 'number')} x, each the code 2 Phi(x) - 1")
+    return f"; from place {first} on (counted from 0) they choose InfoGAN's codes: {'; '.join(parts)}"
 
 
 def _check_packages(to: Target) -> None:

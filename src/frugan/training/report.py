@@ -115,15 +115,15 @@ def _viewer(run: Run) -> str:
         for when, seen, href, held in stills
     )
     if not stills:
-        return f'<section class="card pair">{parts[0]}</section>{rows}'
+        return f'{rows}<section class="card pair">{parts[0]}</section>'
     film = _link_if_there(run.folder, "progress.gif", "Watch it as a film") or _link_if_there(
         run.folder, "progress.mp4", "Watch it as a film"
     )
     last = len(stills) - 1
     return (
-        f'<section class="card" id="viewer"><div class="pair">{"".join(parts)}</div><div class="controls">'
+        f'{rows}<section class="card" id="viewer"><div class="pair">{"".join(parts)}</div><div class="controls">'
         f'<button type="button">Play</button><input type="range" min="0" max="{last}" value="{last}" '
-        f'aria-label="Time in training">{film}</div><div class="strip">{strip}</div></section>{rows}'
+        f'aria-label="Time in training">{film}</div><div class="strip">{strip}</div></section>'
     )
 
 
