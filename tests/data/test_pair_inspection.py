@@ -148,6 +148,7 @@ def test_an_empty_side_is_told(tmp_path: Path, picture: Draw) -> None:
 def test_a_limit_keeps_pairs_together(tmp_path: Path, picture: Draw) -> None:
     found = look(outlined(tmp_path, picture, 12), limit=5)
     assert found.source.names == found.target.names and len(found.source.names) == 5
+    assert any("12 on the smaller side" in reason for reason in recommend_pairs(found).reasons)
 
 
 def test_the_command_shows_pairs(

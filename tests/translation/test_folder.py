@@ -15,7 +15,7 @@ from frugan.model import Model
 from frugan.models.spade import SpadeConfig, SpadeTranslator
 from frugan.models.translator import ResnetConfig, ResnetTranslator
 from frugan.translation import Options, Result, compare, translate_folder, write_gallery
-from frugan.translation.folder import open_pictures, open_sources, output_names
+from frugan.translation.folder import open_pictures, open_sources, output_names, read_picture
 from tests.tiny_extractor import TinyExtractor
 
 
@@ -132,6 +132,13 @@ def test_a_single_picture_and_nothing_at_all(photos: Path, tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"no usable picture .*bad\.png"):
         go(make(), tmp_path / "empty", tmp_path / "other")
     assert output_names(("a/x.png", "b/x.png", "b/x.jpg")) == ["a/x.png", "b/x.png.png", "b/x.jpg.png"]
+
+
+@pytest.mark.parametrize(("shape", "channels"), [((1, 1, 3), 3), ((5, 4), 1)])
+def test_pixels_are_a_copy(tmp_path: Path, shape: tuple[int, ...], channels: int) -> None:
+    Image.fromarray(noise(*shape)).save(tmp_path / "x.png")
+    pixels = read_picture((tmp_path / "x.png").read_bytes(), channels, Options())
+    assert pixels.shape == (channels, *shape[:2]) and pixels.flags.writeable
 
 
 # ---- label maps ---------------------------------------------------------------------------------------------------

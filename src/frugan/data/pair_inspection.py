@@ -243,7 +243,9 @@ def _worries(report: PairReport) -> Sequence[str]:
         )
     if report.has_maps and not report.has_instances:
         worries.append("no instance maps: edges between things of one kind cannot be shown (data.source.edges=false)")
-    if count < _FEW:
+    num_left_out = min(report.source.num_left_out, report.target.num_left_out)
+    if count + num_left_out < _FEW:
+        count += num_left_out
         single = "a single pair" if report.is_paired and count == 1 else f"{count:,} on the smaller side"
         worries.append(f"{single}: few; expect what was not seen to come out badly")
     if report.source.num_grey == len(report.source.names) and not report.has_maps:

@@ -250,7 +250,8 @@ def read_picture(data: bytes | np.ndarray, channels: int, options: Options) -> U
         if options.size is not None:
             image = _resized(image, options.size)
     pixels = np.asarray(image)
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+    # A copy even where the order is right already (grey, 1 x 1): Pillow's own memory must not be written to.
+    return np.array(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), order="C")
 
 
 def _read_map(
