@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -35,3 +38,20 @@ def test_a_network_is_rebuilt_from_its_plain_settings(config):
 def test_build_refuses_other_settings():
     with pytest.raises(ValueError, match=r"settings of a network are needed.*got dict"):
         models.build({"resolution": 8})
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_an_outline_has_the_names_and_shapes_and_draws_nothing(config):
+    state = torch.random.get_rng_state()
+    outline = models.outline(config).state_dict()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert {key: value.shape for key, value in outline.items()} == {
+        key: value.shape for key, value in models.build(config).state_dict().items()
+    }
+
+
+def test_loading_the_bundled_model_leaves_the_compiler_out():
+    """Random numbers on the meta device make torch import its compiler, which takes longer than all the rest."""
+    code = "import sys, frugan; frugan.load('demo').sample([0]); assert 'torch._dynamo' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -61,8 +61,7 @@ def build_network(config: Any, tensors: Mapping[str, Tensor], theirs: Mapping[st
     floating-point number.
     """
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            expected = {name: tuple(tensor.shape) for name, tensor in models.build(config).state_dict().items()}
+        expected = {name: tuple(tensor.shape) for name, tensor in models.outline(config).state_dict().items()}
     except RuntimeError:  # sizes beyond 64 bits
         raise ImportProblem(f"{what} would have more than {MAX_PARAMETERS:,} weights") from None
     count = sum(torch.Size(shape).numel() for shape in expected.values())

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from frugan.models import biggan, multiscale, patchgan, progan, spade, stylegan2, stylegan2_discriminator, translator
 
@@ -49,14 +50,40 @@ def build(config: Any) -> nn.Module:
     return _NETWORKS[type(config)](config)
 
 
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out normal draws, divisions by one number and outer products. On the meta device they mean nothing but a
+    shape, and the first of them makes torch import its compiler (two seconds).
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is torch.randn:
+            return torch.empty(*args, **(kwargs or {}))
+        if function is torch.outer:
+            return torch.empty(len(args[0]), len(args[1]))
+        is_by_one = function is Tensor.div and (not isinstance(args[1], Tensor) or args[1].ndim == 0)
+        if function is Tensor.normal_ or is_by_one:
+            return args[0]
+        return function(*args, **(kwargs or {}))
+
+
+def outline(config: Any) -> nn.Module:
+    """The network of these settings without weights, all of it on the meta device; torch's random state stays as it is.
+
+    Raises ValueError for unknown settings.
+    """
+    with torch.device("meta"), _NothingDrawn():
+        return build(config)
+
+
 def restore(config: Any, state: Mapping[str, Tensor]) -> nn.Module:
     """The network of these settings with these weights, which it takes over without a copy where it can.
 
     Nothing is drawn for weights that are given anyway: orthogonal ones take seconds. torch's random state is left as it
     was. Raises ValueError for unknown settings, RuntimeError for weights that do not fit.
     """
-    with torch.device("meta"):
-        net = build(config)
+    net = outline(config)
     net.load_state_dict(state, assign=True)
     if any(buffer.is_meta for buffer in net.buffers()):  # constants that are not stored
         with torch.random.fork_rng(devices=[]):
