@@ -107,6 +107,19 @@ def test_the_licence_is_said_once_and_known_of_bundled_and_built_sets(call, phot
     assert _licence(runs / "faces") == DEMO_SETS["faces"].licence
 
 
+def test_a_recipe_from_a_file_is_that_recipe(call, photos: Path, tmp_path: Path) -> None:
+    shown = call("recipes", "show", "reacgan-small")[1]
+    (tmp_path / "mine.yaml").write_text(shown.replace("eps: 1.0e-06", "eps: 1.0e-07"))
+    status, said = call("train", "demo:emoji", "--config", str(tmp_path / "mine.yaml"), "--dry-run")
+    assert status == 0 and "eps: 1.0e-07" in said and "kind: ClassesConfig" in said
+    (tmp_path / "words.yaml").write_text("just words")
+    (tmp_path / "cut.json").write_text('{"name": ')
+    mistakes = {"words.yaml": "holds no settings", "cut.json": "no recipe can be read", "none.json": "No such file"}
+    for name, mistake in mistakes.items():
+        status, said = call("train", "photos", "--config", str(tmp_path / name), "--dry-run")
+        assert status == 2 and mistake in said and name in said
+
+
 def test_dry_run_writes_nothing(call, photos: Path, tmp_path: Path) -> None:
     status, shown = call("train", "photos", *TINY, "--dry-run")
     assert status == 0 and "total_images: 24" in shown

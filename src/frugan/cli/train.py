@@ -104,7 +104,7 @@ def train(
     set_
         Any other setting, as path=value, such as task.r1.gamma=1; may be repeated.
     config
-        A recipe.json of another run to repeat.
+        A recipe.json of another run to repeat, or what frugan recipes show prints, changed.
     device
         auto, cpu, cuda or cuda:1.
     licence
@@ -311,19 +311,17 @@ def _wished_again(folder: object, wishes: Wishes) -> "Recipe":
 def _wished(pictures: str, wishes: Wishes, device: object, teller: Teller) -> "Recipe":
     """The recipe for a new run: named, read from a file, or chosen from the pictures."""
     import dataclasses
-    import json
 
     import torch
 
-    from frugan.config import from_dict, suggest
+    from frugan.config import suggest
     from frugan.model import load
     from frugan.recipes import RECIPES
-    from frugan.training.recipe import Recipe
 
     assert isinstance(device, torch.device)
     parent: Model | None = load(wishes.parent) if wishes.parent is not None else None
     if wishes.config is not None:
-        recipe = from_dict(Recipe, json.loads(wishes.config.read_bytes()))
+        recipe = _read(wishes.config)
     elif wishes.recipe not in (None, "auto"):
         if wishes.recipe not in RECIPES:
             raise ValueError(f"there is no recipe {wishes.recipe!r}{suggest(str(wishes.recipe), RECIPES)}")
@@ -337,6 +335,27 @@ def _wished(pictures: str, wishes: Wishes, device: object, teller: Teller) -> "R
         number, _ = parse.images(wishes.images)
         recipe = dataclasses.replace(recipe, training=recipe.training.lasting(number))
     return recipe
+
+
+def _read(path: Path) -> "Recipe":
+    """The recipe in a file, JSON as runs keep it or YAML as it is shown (which takes 1e-06 for a word)."""
+    import json
+
+    import yaml
+
+    from frugan.config import from_dict
+    from frugan.training.recipe import Recipe
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        settings = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"no recipe can be read from {str(path)!r}: {error}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(
+            f"{str(path)!r} holds no settings; give a run's recipe.json, or what `frugan recipes show` prints"
+        )
+    return from_dict(Recipe, settings)
 
 
 def _chosen(pictures: str, wishes: Wishes, device: object, parent: "Model | None", teller: Teller) -> "Recipe":
