@@ -17,8 +17,8 @@ def inspect(pictures: str, /, *, out: Path | None = None, limit: int | None = No
     Parameters
     ----------
     pictures
-        A folder, a zip, CIFAR or MNIST files, Tiny-ImageNet, CUB-200-2011, or a bundled set: demo:faces, demo:animals,
-        demo:emoji, demo:emoji-kinds.
+        A folder, a zip, pairs, two domains or label maps in folders (as for frugan train), CIFAR or MNIST files,
+        Tiny-ImageNet, CUB-200-2011, or a bundled set: demo:faces, demo:animals, demo:emoji, demo:emoji-kinds.
     out
         A folder for the contact sheet and the histogram; by default NAME-inspection beside you.
     limit
