@@ -120,6 +120,14 @@ def test_a_recipe_from_a_file_is_that_recipe(call, photos: Path, tmp_path: Path)
         assert status == 2 and mistake in said and name in said
 
 
+def test_an_augmentation_that_was_asked_for_is_the_reason_given(call, photos: Path) -> None:
+    for name in ("ada", "none"):
+        status, shown = call("train", "photos", "--augment", name, "--dry-run")
+        assert (
+            status == 0 and f"augmentation {name}: as asked" in shown and "DiffAugment" not in shown.split("reasons")[1]
+        )
+
+
 def test_dry_run_writes_nothing(call, photos: Path, tmp_path: Path) -> None:
     status, shown = call("train", "photos", *TINY, "--dry-run")
     assert status == 0 and "total_images: 24" in shown

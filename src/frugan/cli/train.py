@@ -447,10 +447,12 @@ def _put_in(recipe: "Recipe", wishes: Wishes) -> "Recipe":
         asked = tuple(name.strip() for name in wishes.metrics.split(",") if name.strip())
         scores = None if asked == ("none",) else EvaluationConfig(metrics=asked, num_fake=training.score_images)
         training = dataclasses.replace(training, evaluation=scores)
-    task = recipe.task
+    task, reasons = recipe.task, recipe.reasons
     if wishes.augment is not None:
         task = dataclasses.replace(task, augment=named(wishes.augment))
-    return dataclasses.replace(recipe, data=data, training=training, task=task)
+        kept = tuple(reason for reason in reasons if not reason.startswith("DiffAugment"))
+        reasons = (*kept, f"augmentation {wishes.augment}: as asked") if reasons else ()
+    return dataclasses.replace(recipe, data=data, training=training, task=task, reasons=reasons)
 
 
 def _with_settings(recipe: "Recipe", settings: "Sequence[str]") -> "Recipe":
