@@ -15,16 +15,15 @@ import torch
 
 from frugan import checkpoint
 from frugan.checkpoint import list_checkpoints
-from frugan.evaluation import PIXEL_SWD, Evaluation
+from frugan.evaluation import PIXEL_SWD
 from frugan.model import load, save
-from frugan.training import run as run_module
 from frugan.training.folder import RunError, RunFolder
 from frugan.training.loop import TrainingError
 from frugan.training.recipe import AdamConfig
 from frugan.training.run import Outcome, Start, fit, train
 from frugan.training.tasks.adversary import R1Config
 from frugan.training.tasks.gan import PathLengthConfig
-from tests.training.tiny_runs import assert_same_end, final_weights, tiny_data, tiny_recipe
+from tests.training.tiny_runs import assert_same_end, final_weights, spreads, tiny_data, tiny_recipe
 from tests.training.tiny_tasks import gan_config, pictures
 
 
@@ -396,27 +395,6 @@ def test_another_machine_is_said(tmp_path: Path) -> None:
 
 
 # -- trouble ----------------------------------------------------------------------------------------------------------
-
-
-def spreads(monkeypatch: pytest.MonkeyPatch, values: dict[int, list[tuple[float, float]]]) -> None:
-    """Let the n-th evaluation after so many images find (score, spread of the fakes)."""
-    calls: list[int] = []
-    seen: list[int] = []
-    look = run_module.Journal._look
-
-    def noting(self: Any, loop: Any, published: Any) -> dict[str, float]:
-        seen.append(loop.progress.images_seen)
-        return look(self, loop, published)
-
-    def score(*_: Any, **__: Any) -> Evaluation:
-        calls.append(seen[-1])
-        score, spread = values[seen[-1]][min(calls.count(seen[-1]), len(values[seen[-1]])) - 1]
-        return Evaluation(
-            scores={PIXEL_SWD: score}, protocol={}, fake_spread=spread, real_spread=0.2, nearest_neighbour_ratio=None
-        )
-
-    monkeypatch.setattr(run_module.Journal, "_look", noting)
-    monkeypatch.setattr(run_module, "quick_score", score)
 
 
 def test_samples_that_become_alike_lead_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

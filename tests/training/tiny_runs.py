@@ -4,11 +4,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from frugan import checkpoint
 from frugan.data import Dataset
 from frugan.data.pictures import DataConfig
+from frugan.evaluation import PIXEL_SWD, Evaluation
+from frugan.training import run as run_module
 from frugan.training.recipe import AdamConfig, EmaConfig, Recipe, TrainingConfig
 from frugan.training.run import Start, train
 from frugan.training.tasks.adversary import R1Config
@@ -83,6 +86,27 @@ def main() -> None:
         Start(device="cpu", tell=tell),
     )
     print(f"outcome: {outcome.reason}", flush=True)
+
+
+def spreads(monkeypatch: pytest.MonkeyPatch, values: dict[int, list[tuple[float, float]]]) -> None:
+    """Let the n-th evaluation after so many images find (score, spread of the fakes)."""
+    calls: list[int] = []
+    seen: list[int] = []
+    look = run_module.Journal._look
+
+    def noting(self: Any, loop: Any, published: Any) -> dict[str, float]:
+        seen.append(loop.progress.images_seen)
+        return look(self, loop, published)
+
+    def score(*_: Any, **__: Any) -> Evaluation:
+        calls.append(seen[-1])
+        score, spread = values[seen[-1]][min(calls.count(seen[-1]), len(values[seen[-1]])) - 1]
+        return Evaluation(
+            scores={PIXEL_SWD: score}, protocol={}, fake_spread=spread, real_spread=0.2, nearest_neighbour_ratio=None
+        )
+
+    monkeypatch.setattr(run_module.Journal, "_look", noting)
+    monkeypatch.setattr(run_module, "quick_score", score)
 
 
 if __name__ == "__main__":

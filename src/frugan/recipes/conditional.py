@@ -387,9 +387,9 @@ def reacgan(resolution: int = 64) -> Recipe:
 def small(resolution: int = 32) -> Recipe:
     """ReACGAN for a CPU: width 16, no attention, batch 32, one step of the discriminator, DiffAugment, 64k images.
 
-    Our own choice (see docs/LOG.md): Adam (.5, .999) at 0.0004 for both, embeddings of 128 numbers. D2D-CE weighs 3, six
-    times as much as published: its gradient is divided by the length of h, and in 2,000 steps the classes of a weight
-    of .5 are not learned.
+    Our own choice (see docs/LOG.md): Adam (.5, .999) at 0.0004 for both, embeddings of 128 numbers. D2D-CE weighs 3,
+    six times as much as published: its gradient is divided by the length of h, and 2,000 steps at a weight of .5 do not
+    learn classes.
     """
     steps = _Steps(generator=2_000, batch=32, discriminator=1)
     adam = _adam(0.0004, beta1=0.5)

@@ -51,7 +51,8 @@ class Plan:
 
     `batch` is the global batch. For an optimiser of that name, `lr_scale` multiplies its learning rate and
     `beta_power` is the exponent on its betas (lazy regularisation, schedules). Adam's moments restart whenever
-    `reset_moments` differs from the iteration before. `snapshot_images` is the time between two snapshots where it is
+    `reset_moments` differs from the iteration before, and no snapshot of then competes with those of now.
+    `snapshot_images` is the time between two snapshots where it is
     not the recipe's. `progress` is shown and logged.
     """
 

@@ -347,12 +347,21 @@ class Journal:
         return Verdict()
 
     def _rank(self, progress: Progress, scores: Mapping[str, float]) -> None:
-        """Note a snapshot that is better than the best so far; one that was not scored by the leading score is not."""
+        """Note a snapshot that is better than the best so far; one that was not scored by the leading score is not.
+
+        The best of an earlier stage of growing is no rival: its pictures are smaller ones.
+        """
         name, known = self._scores.name, progress.best_score
         score = scores.get(name)
         if score is None:
             return
-        if known is None or progress.best_metric != name or score < known - _PLATEAU_GAIN * abs(known):
+        stages = {self._task.plan(seen).reset_moments for seen in (progress.best_images, progress.images_seen)}
+        if (
+            known is None
+            or len(stages) > 1
+            or progress.best_metric != name
+            or score < known - _PLATEAU_GAIN * abs(known)
+        ):
             progress.best, progress.best_score = f"{progress.images_seen:09d}", score
             progress.best_images, progress.best_metric = progress.images_seen, name
 

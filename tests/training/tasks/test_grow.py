@@ -23,7 +23,7 @@ from frugan.training.run import Start, train
 from frugan.training.tasks.adversary import LeCamConfig, R1Config, WganGpConfig
 from frugan.training.tasks.grow import GrowConfig, GrowTask, GrowthConfig, Stage, faded
 from tests.training.rig import make_loop
-from tests.training.tiny_runs import assert_same_end, tiny_recipe
+from tests.training.tiny_runs import assert_same_end, spreads, tiny_recipe
 from tests.training.tiny_tasks import FULL, GENTLE, QUICK_ADA, Job, grow_config, pictures, training_config
 
 
@@ -294,6 +294,15 @@ def test_stopped_in_a_fade_it_goes_on_bit_for_bit_and_shows_each_stage(tmp_path:
             sizes.add(grid.size)
     assert len(sizes) == 1
     assert (tmp_path / "whole" / "progress.gif").stat().st_size > 0
+
+
+def test_a_run_gives_out_its_last_stage_however_well_smaller_pictures_score(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spreads(monkeypatch, {seen: [(1.0 + seen, 0.1)] for seen in range(0, 64, 8)})
+    train(tmp_path, grow_recipe(), {"images": pictures(12, 16)}, Start(device="cpu"))
+    found = load(tmp_path).info
+    assert (found["images_seen"], found["stage"]) == (48, {"resolution": 16, "alpha": 1.0})
 
 
 @pytest.mark.usefixtures("unchecked")
