@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from frugan.cli import parse
-from frugan.cli.tell import Teller
+from frugan.cli.tell import Teller, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from frugan.training.folder import RunFolder
     from frugan.training.recipe import Recipe
     from frugan.training.run import Outcome
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +209,7 @@ def _say_what_next(outcome: "Outcome", teller: Teller, translates: bool) -> None
         teller.say(f"this run is finished: {outcome.images_seen:,} images were seen. `--images +100k` goes on, {use}")
         return
     teller.say(f"report: {outcome.run / 'report.html'}")
-    options = "--seeds 0-63 --psi 0.7 --out samples"
+    options = "--seeds 0-63 --out samples"
     use = f"translate {here} PICTURES translated --gallery" if translates else f"sample {here} {options}"
     teller.say(f"next:   frugan {use}")
 
@@ -233,12 +231,7 @@ def _say_what_was_done(dataset: "Dataset", teller: Teller) -> None:
     """Say aloud what a set lost or gained on the way (pictures left out, enlarged), and classes that are too small."""
     from frugan.training.classes import class_worries
 
-    if dataset.skipped:
-        lost = len(dataset.skipped)
-        more = f" (the first {_SHOWN} of them; the report names all)" if lost > _SHOWN else ""
-        teller.say_once(f"  left out {lost:,} of {lost + len(dataset):,}{more}")
-        for name, reason in dataset.skipped[:_SHOWN]:
-            teller.say_once(f"    {name}: {reason}")
+    left_out(dataset, teller, "; the report names all")
     for worry in class_worries(dataset):
         teller.say(f"  {worry}")
     enlarged = dataset.facts.num_upscaled
@@ -367,6 +360,8 @@ def _chosen(pictures: str, wishes: Wishes, device: object, parent: "Model | None
 
     assert isinstance(device, torch.device)
     seconds = None if wishes.budget is None else parse.duration(wishes.budget)
+    if wishes.images is None:
+        teller.plan(seconds)
     pairs = inspect_pairs(parse.source(pictures), limit=500, progress=teller.progress)
     if pairs is None:
         advice = recommend(inspect(parse.source(pictures), limit=2_000, progress=teller.progress))

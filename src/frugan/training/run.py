@@ -96,8 +96,6 @@ def train(run: Path, recipe: Recipe, data: Mapping[str, Dataset], start: Start =
         with folder.lock() if ranks.is_first else contextlib.nullcontext():
             check_same(folder, recipe, data, start.force)
             ranks.barrier()
-            if ranks.is_first:
-                folder.begin(recipe)
             return _train(folder, recipe, data, start, ranks, scores)
     finally:
         close_ranks()
@@ -129,6 +127,8 @@ def _train(
     torch.manual_seed(recipe.training.seed)
     pictures = hold_out(data, recipe.training.hold_out)
     task = recipe.task.build(pictures.learned, recipe.training.batch)
+    if ranks.is_first:  # settings that no task can be built from leave no run behind
+        folder.begin(recipe)
     journal = Journal(folder, recipe, data, pictures, start, ranks, task, scores)
     feeds = open_feeds(pictures.learned, recipe.training.seed, ranks.device)
     loop = Loop(task, recipe.optimisers, recipe.training, feeds, ranks, journal)

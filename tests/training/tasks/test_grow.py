@@ -346,6 +346,16 @@ def test_settings_that_cannot_be_are_refused(build: Any, message: str) -> None:
         build()
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_settings_that_cannot_be_leave_no_run_behind(tmp_path: Path) -> None:
+    data = {"images": pictures(12, 16)}
+    wrong = grow_recipe(total_images=8)
+    wrong = dataclasses.replace(wrong, task=dataclasses.replace(wrong.task, batches={"16": 3}))
+    with pytest.raises(ValueError, match="must be a multiple of the minibatch-stddev group"):
+        train(tmp_path, wrong, data, Start(device="cpu"))
+    assert train(tmp_path, grow_recipe(total_images=8), data, Start(device="cpu")).reason == "finished"
+
+
 def test_fitting_and_shrinking_keep_the_method() -> None:
     config = grow_config(augment=QUICK_ADA, discriminator_steps=2, layer_noise=0.1, class_weight=0.5)
     fitted = config.fit({"images": pictures(3, 32, 1, classes=3)})
