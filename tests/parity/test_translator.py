@@ -1,6 +1,7 @@
 """ResNet translators and patch discriminators against GAN Compression, CycleGAN and PhotoSketch."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 
 from frugan import models
 from frugan.interop.translators import from_authors
-from frugan.models.subnet import extract
+from frugan.models.subnet import Subnet, extract
 from frugan.models.translator import published_subnet
 
 HOOKS = {"model.9": "down2", "model.12": "block3", "model.15": "block6", "model.18": "block9"}
@@ -21,8 +22,10 @@ GENERATORS = {
     "gc-legacy-sub-mobile-resnet9-a": True,
     "gc-sub-mobile-resnet9-cfg6-a": True,
     "gc-sub-mobile-resnet9-cfg8-a": True,
+    "gc-prune-resnet9-teacher-a": None,
     "gc-prune-resnet9-student-a": None,
     "gc-prune-mobile-resnet9-teacher-a": None,
+    "gc-prune-mobile-resnet9-student-a": None,
     "upstream-resnet9-nodropout-a": None,
     "upstream-resnet9-oldstats-a": None,
     "photosketch-gen-a": False,
@@ -121,6 +124,41 @@ def test_what_the_authors_export_is_what_we_extract(fixtures_dir, name, text):
     ours = extract(supernet, published_subnet(text, supernet.config))
     assert ours.config.layer_widths == theirs.config.layer_widths
     torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gc-prune-resnet9", "gc-prune-mobile-resnet9"])
+@torch.no_grad()
+def test_what_the_authors_prune_is_the_leading_part_of_a_sorted_network(fixtures_dir, name):
+    """The channels that they keep put first, in their order: the subnet of the student's widths is the student."""
+    student, data = load(fixtures_dir, f"{name}-student-a")
+    sorted_teacher = build(sort_layers(load_file(fixtures_dir / f"{name}-teacher-a.state.safetensors"), data))
+    teacher, given = load(fixtures_dir, f"{name}-teacher-a")
+    close(sorted_teacher(given["input"]), teacher(given["input"]))
+    subnet = Subnet(widths=student.config.layer_widths)
+    close(sorted_teacher(data["input"], subnet=subnet), data["output"])
+    torch.testing.assert_close(extract(sorted_teacher, subnet).state_dict(), student.state_dict(), atol=0, rtol=0)
+
+
+def sort_layers(state, data):
+    """The same network with the channels of each layer in the order `kept`, those left out after them.
+
+    A layer that leads into a sum is listed with the order of what it is added to.
+    """
+    found, before = {}, torch.arange(3)
+    layers = [name.removesuffix(".weight") for name in state if name.endswith(".weight")]
+    for layer in sorted(layers, key=lambda layer: [int(number) for number in re.findall(r"\d+", layer)]):
+        name, weight = f"{layer}.weight", state[f"{layer}.weight"]
+        is_depthwise, is_up = layer.endswith("conv.0"), layer in ("model.19", "model.22")
+        kept = data.get(f"kept.{layer}", torch.arange(0))
+        rest = [channel for channel in range(weight.shape[1 if is_up else 0]) if channel not in kept.tolist()]
+        order = before if is_depthwise else torch.cat([kept, torch.tensor(rest, dtype=torch.int64)])
+        if is_depthwise:
+            found[name] = weight[order]
+        else:
+            found[name] = weight[before][:, order] if is_up else weight[order][:, before]
+        found[f"{layer}.bias"] = state[f"{layer}.bias"][order]
+        before = order
+    return found
 
 
 def test_legacy_widths_are_those_of_the_authors_network(fixtures_dir):
