@@ -1,17 +1,19 @@
 """CycleGAN: its losses by hand, the pool of earlier pictures, both directions, what it refuses."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from frugan import checkpoint
 from frugan.models.patchgan import PatchConfig
 from frugan.models.translator import ResnetConfig
 from frugan.training.door import Draw, Share, Shared, Stats, Step
 from frugan.training.feed import LazyBatches, open_feeds
 from frugan.training.tasks.cycle import CycleConfig, CycleTask, Pool
-from tests.training.rig import ALONE, make_loop
+from tests.training.rig import ALONE, assert_equal_tensors, assert_same_bits, make_loop, resume, tensors_of
 from tests.training.tiny_tasks import cycle_config, label_maps, make, pictures
 
 DATA = {"source": pictures(8, 16), "target": pictures(9, 16, seed=1)}
@@ -98,6 +100,26 @@ def test_the_pool_of_the_task_holds_pictures_of_the_whole_batch() -> None:
     assert len({float(picture.sum()) for picture in state["pool.generator"]}) == 4
     loop.iterate()
     assert len(job.task.state_dict()["pool.reverse"]) == 6
+
+
+def test_resume_is_bit_for_bit_with_a_pool_that_is_filling(tmp_path: Path) -> None:
+    """Stopped with four of six pictures in each pool; forgotten, they lead elsewhere, for one is shown again."""
+    whole, first = make_loop(make("cyclegan")), make_loop(make("cyclegan"))
+    first.iterate()
+    for _ in range(2):
+        whole.iterate()
+    checkpoint.save(tmp_path / "000000001", *first.state())
+    found = next(checkpoint.newest_first(tmp_path, []))
+    pools = {name: found.parts["task"][name] for name in ("pool.generator", "pool.reverse")}
+    assert [len(pool) for pool in pools.values()] == [4, 4]
+    second, forgetful = resume(make("cyclegan"), tmp_path), resume(make("cyclegan"), tmp_path)
+    assert_equal_tensors(pools, {name: second.task.state_dict()[name] for name in pools})
+    forgetful.task.load_state_dict({})
+    second.iterate()
+    forgetful.iterate()
+    assert_same_bits(second, whole)
+    judge = "net.reverse_discriminator/out.weight"
+    assert not torch.equal(tensors_of(forgetful)[judge], tensors_of(whole)[judge])
 
 
 def test_a_pool_of_none_shows_what_is_new() -> None:

@@ -1,12 +1,14 @@
 """pix2pix: its losses by hand and by the authors' numbers, the order of steps, augmentation, what it refuses."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from frugan import checkpoint
 from frugan.augment.diffaugment import DiffAugmentConfig
 from frugan.data import from_arrays
 from frugan.model import Model
@@ -16,7 +18,7 @@ from frugan.training.door import Draw, Share, Stats, Step
 from frugan.training.feed import LazyBatches, open_feeds
 from frugan.training.tasks.patches import distance
 from frugan.training.tasks.translate import PairedConfig, PairedTask
-from tests.training.rig import ALONE, make_loop
+from tests.training.rig import ALONE, assert_same_bits, make_loop, resume
 from tests.training.tiny_tasks import label_maps, make, paired_config, pictures, training_config
 
 
@@ -77,6 +79,20 @@ def test_the_discriminator_sees_source_and_picture_moved_alike() -> None:
     _, reals = seen
     assert torch.equal(reals[:, :3], reals[:, 3:])
     assert not torch.allclose(reals[:, :3], batches["source"].images, atol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["pix2pix", "pix2pix-unet-ada"])
+def test_resume_is_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    """Stopped after each of two iterations, with what an augmentation that adapts has counted."""
+    whole, loop = make_loop(make(kind)), make_loop(make(kind))
+    for iteration in range(2):
+        whole.iterate()
+        loop.iterate()
+        checkpoint.save(tmp_path / f"{iteration:09d}", *loop.state())
+        loop = resume(make(kind), tmp_path)
+    whole.iterate()
+    loop.iterate()
+    assert_same_bits(loop, whole)
 
 
 def test_it_learns_to_copy() -> None:
