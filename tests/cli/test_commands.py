@@ -166,6 +166,7 @@ def test_a_smooth_walk_of_a_grid(call, tmp_path: Path) -> None:
     assert status == 0 and "8 frames, 6 seeds" in shown
     with Image.open(tmp_path / "walk.gif") as shot:
         assert shot.n_frames == 8 and shot.width > 3 * 64 and 2 * 64 < shot.height < 3 * 64
+    film = (*film, "--overwrite")
     assert call(*film, "--seeds", "5")[0] == 0
     with Image.open(tmp_path / "walk.gif") as shot:
         assert shot.width < 2 * 64

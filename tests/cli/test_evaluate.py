@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from frugan import features
+from frugan.data.pictures import SHEET
 from frugan.data.write import read_metadata
+from frugan.features import inception
 from frugan.model import Model, save
 from frugan.models.biggan import BigGANConfig, BigGANGenerator
 from frugan.training import scores as training_scores
@@ -59,7 +61,8 @@ def test_a_run_is_scored_against_its_own_pictures(call, tmp_path: Path) -> None:
     place = tmp_path / "evaluation" / "photos"
     saved = json.loads((place / "scores.json").read_text())
     assert saved["protocol"]["extractor"] == "tiny" and saved["protocol"]["num_real"] == 12
-    assert read_metadata(place / "neighbours.png") == {"frugan:extractor": "tiny"}
+    facts = read_metadata(place / "neighbours.png")
+    assert facts["frugan:extractor"] == "tiny" and set(facts) == {"frugan:extractor", SHEET}
     assert call(*command, "--data", "photos", "--out", "again")[0] == 0
     assert scores_in(tmp_path / "again") == saved["scores"]
     (tmp_path / "photos").rename(tmp_path / "elsewhere")
@@ -82,6 +85,57 @@ def test_a_folder_is_scored_against_a_folder(call, tmp_path: Path) -> None:
     assert scores_in(tmp_path / "evaluation" / "photos")["FD-tiny"] == pytest.approx(0, abs=1e-6)
     status, shown = call("evaluate", "made", "--data", "photos", "--features", "tiny", "--resolution", "8", "-n", "5")
     assert status == 0 and "5 pictures: made" in shown and "at 8 px" in shown
+
+
+def test_a_sheet_among_the_pictures_is_left_out(call, tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 12)
+    assert call("sample", "demo", "-n", "9", "--resolution", "16", "--out", "drawn")[0] == 0
+    assert SHEET in read_metadata(tmp_path / "drawn" / "grid.png")
+    assert SHEET not in read_metadata(tmp_path / "drawn" / "seed00000.png")
+    command = ("--data", "photos", "--features", "tiny", "--metrics", "kid")
+    status, shown = call("evaluate", "drawn", *command)
+    assert status == 0, shown
+    assert "9 pictures: drawn" in shown and "at 16 px" in shown
+    assert "left out 1 of 10" in shown and "grid.png: a sheet of pictures that frugan drew" in shown
+    status, shown = call("train", "drawn", *TINY, "--dry-run")
+    assert status == 0 and "left out 1 of 10" in shown
+    status, shown = call("data", "inspect", "drawn")
+    assert status == 0 and "9 pictures" in shown and "a sheet of pictures" in shown
+
+
+def test_of_mixed_sizes_the_commonest_counts(call, tmp_path: Path) -> None:
+    pictures(tmp_path / "photos", 12)
+    pictures(tmp_path / "made", 9, seed=1)
+    Image.new("RGB", (64, 64)).save(tmp_path / "made" / "00.png")
+    Image.new("RGB", (64, 32)).save(tmp_path / "made" / "01.png")
+    (tmp_path / "made" / "02.png").write_text("words")
+    status, shown = call("evaluate", "made", "--data", "photos", "--features", "tiny", "--metrics", "kid")
+    assert status == 0, shown
+    assert "8 pictures: made" in shown and "at 20 px" in shown and "left out 1 of 9" in shown
+
+
+def test_weights_are_fetched_only_when_asked(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path / "photos", 12)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    asked = []
+
+    def refuse(url: str, timeout: float) -> object:
+        asked.append(url)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(inception.urllib.request, "urlopen", refuse)
+    command = ("evaluate", "photos", "--data", "photos", "--metrics", "kid")
+    status, shown = call(*command, "--features", "inception_2015")
+    assert status == 2 and "--download-weights" in shown and not asked
+    status, shown = call(*command, "--features", "inception_2015", "--download-weights")
+    assert status == 2 and "could not be fetched: no network here" in shown and len(asked) == 1
+    status, shown = call(*command, "--features", "tiny", "--download-weights")
+    assert status == 2 and "is for --features inception_2015, got tiny" in shown
+    status, shown = call(*command, "--features", "inception_2015", "--download-weights", "--weights", "x.pth")
+    assert status == 2 and "not both" in shown and len(asked) == 1
+    monkeypatch.setattr(inception, "download_inception_2015", lambda *, consent: Path("fetched.pth"))
+    status, shown = call(*command, "--features", "inception_2015", "--download-weights")
+    assert status == 2 and "fetched.pth" in shown, "what was fetched is what is opened"
 
 
 def test_a_model_is_scored_by_other_statistics_of_batches(call, tmp_path: Path) -> None:
@@ -135,7 +189,7 @@ def test_a_folder_is_scored_against_a_folder_class_by_class(call, tmp_path: Path
     status, shown = call(*command, "classes,nn")
     assert status == 0, shown
     place = tmp_path / "evaluation" / "made" / "neighbours-by-class.png"
-    assert read_metadata(place) == {"frugan:extractor": "tiny"}
+    assert read_metadata(place)["frugan:extractor"] == "tiny"
     assert "neighbours-by-class.png (names that a picture cannot show have numbers: #2 is '猫')" in shown
     with Image.open(place) as sheet, Image.open(place.with_name("neighbours.png")) as mixed:
         assert sheet.height < mixed.height, "three rows, not sixteen"

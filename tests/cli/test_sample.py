@@ -125,10 +125,10 @@ def test_of_more_classes_than_fit_some_are_shown_and_it_is_said(
     assert len(sheets[0][0]) == 4 and sheets[0][0][-1][0] == titles[-1]
     monkeypatch.setattr(sampling, "_ROW", 2)
     monkeypatch.setattr(sampling, "_ROWS", 2)
-    status, shown = call("sample", str(run), "--per-class", "24", "--to", "grid")
+    status, shown = call("sample", str(run), "--per-class", "24", "--to", "grid", "--overwrite")
     assert status == 0 and "1 of 6 classes is shown, evenly chosen" in shown
     assert "the sheet shows the first 2 of 12 rows" in shown and len(sheets.pop()[0]) == 2
-    status, shown = call("sample", str(run), "-n", "6", "--to", "grid")
+    status, shown = call("sample", str(run), "-n", "6", "--to", "grid", "--overwrite")
     assert status == 0 and "4 of 6 classes are shown, evenly chosen" in shown
     assert [len(part) for part in sheets[1][1]] == [2, 2]
 
@@ -199,3 +199,44 @@ def test_a_model_without_classes_says_so(call, words: tuple[str, str]) -> None:
 def test_a_truncation_to_classes_needs_some(call) -> None:
     status, shown = call("sample", "demo", "--truncate-to", "class", "--psi", "0.5", "-n", "2")
     assert status == 2 and "class" in shown and "Traceback" not in shown
+
+
+def test_what_is_there_is_kept_unless_it_may_be_overwritten(call, tmp_path: Path) -> None:
+    command = ("sample", "demo", "--out", "drawn", "--seeds")
+    assert call(*command, "0-2")[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "drawn").iterdir()}
+    assert set(before) == {"grid.png", "seed00000.png", "seed00001.png", "seed00002.png"}
+    status, shown = call(*command, "2,5", "--psi", "0.2")
+    assert status == 2 and "seed00002.png and 1 more of these files exist already" in " ".join(shown.split())
+    assert "--overwrite" in shown
+    status, shown = call(*command, "7")
+    assert status == 2 and f"{Path('drawn', 'grid.png')} exists already" in shown
+    assert {path.name: path.read_bytes() for path in (tmp_path / "drawn").iterdir()} == before
+    assert call(*command, "2,5", "--psi", "0.2", "--overwrite")[0] == 0
+    assert read_metadata(tmp_path / "drawn" / "seed00002.png")["frugan:psi"] == "0.2"
+    assert (tmp_path / "drawn" / "seed00005.png").is_file()
+    assert (tmp_path / "drawn" / "seed00001.png").read_bytes() == before["seed00001.png"]
+
+
+def test_a_film_that_is_there_is_kept(call, tmp_path: Path) -> None:
+    (tmp_path / "walk.gif").write_bytes(b"mine")
+    walk = ("sample", "demo", "--seeds", "1,2", "--to", "gif", "--fps", "2", "--out", "walk")
+    for more in ((), ("--walk", "smooth", "--seconds", "4")):
+        status, shown = call(*walk, *more)
+        assert status == 2 and "walk.gif exists already" in shown
+    assert (tmp_path / "walk.gif").read_bytes() == b"mine"
+    assert call(*walk, "--overwrite")[0] == 0 and pixels(tmp_path / "walk.gif").size
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *[("sample", "demo", flag, "nan") for flag in ("--psi", "--fps", "--seconds", "--seconds-between")],
+        *[("sample", "demo", "--psi", "inf"), ("sample", "demo", "--psi=-inf"), ("cost", "demo", "--ratio", "nan")],
+        *[("evaluate", "demo", "--psi", "nan"), ("data", "augment-sheet", "--p", "nan", "--policy", "ada")],
+    ],
+)
+def test_numbers_that_are_none_are_refused(call, tmp_path: Path, words: tuple[str, ...]) -> None:
+    status, shown = call(*words)
+    assert status != 0 and "must be a finite number" in shown and "Traceback" not in shown
+    assert not any(tmp_path.iterdir())

@@ -233,7 +233,9 @@ def test_channels() -> None:
 
 
 def test_flip_is_off_for_glyphs_and_else_says_how_to_switch_off() -> None:
-    assert not recommend(report(has_glyphs=True)).flip
+    kept = recommend(report(has_glyphs=True))
+    reason = next(reason for reason in kept.reasons if reason.startswith("no mirroring"))
+    assert not kept.flip and "left and right may matter" in reason and "--flip" in reason
     advice = recommend(report())
     assert advice.flip and any("--no-flip" in reason for reason in advice.reasons)
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from frugan.data import write
+from frugan.data.pictures import PictureError, open_member, open_picture
 from frugan.data.write import (
     OutputError,
     flatten,
@@ -25,6 +26,7 @@ from frugan.data.write import (
     replacing,
     save_gif,
     save_png,
+    save_sheet,
     save_video,
     side_by_side,
     to_pillow,
@@ -45,6 +47,18 @@ def test_png_gives_pixels_and_metadata_back(tmp_path: Path, channels: int) -> No
     with Image.open(tmp_path / "new" / "a.png") as opened:
         assert torch.equal(from_pillow(opened), image)
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["a.png"]
+
+
+def test_a_sheet_is_marked_and_no_member_of_a_set(tmp_path: Path) -> None:
+    save_sheet(tmp_path / "sheet.png", pictures(1)[0], {"frugan:model": "abc"})
+    save_png(tmp_path / "single.png", pictures(1)[0], {"frugan:model": "abc"})
+    assert read_metadata(tmp_path / "sheet.png")["frugan:model"] == "abc"
+    with pytest.raises(PictureError, match="a sheet of pictures"):
+        open_member((tmp_path / "sheet.png").read_bytes())
+    assert (
+        open_member((tmp_path / "single.png").read_bytes()).size
+        == open_picture((tmp_path / "sheet.png").read_bytes()).size
+    )
 
 
 def test_png_errors_say_what_is_allowed(tmp_path: Path) -> None:

@@ -109,6 +109,15 @@ def test_report_of_a_whole_run(tmp_path: Path) -> None:
     assert not [file for file in run.iterdir() if file.name.endswith(".part")]
 
 
+def test_pictures_kept_aside_are_not_training_pictures(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert "Training pictures 124 16 x 16 pixels" in Page(write_report(run)).text
+    facts = json.loads((run / "run.json").read_text())
+    facts["data"]["held_out"] = 12
+    (run / "run.json").write_text(json.dumps(facts))
+    assert "Training pictures 112 + 12 kept aside, 16 x 16 pixels" in Page(write_report(run)).text
+
+
 def test_what_the_sheets_leave_unsaid_of_classes(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     assert "A row for each class" not in Page(write_report(run)).text

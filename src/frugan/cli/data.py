@@ -40,7 +40,7 @@ def inspect(pictures: str, /, *, out: Path | None = None, limit: int | None = No
     folder = out or Path(f"{name}-inspection")
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in report.pictures().items():
-        write.save_png(folder / f"{name}.png", picture)
+        write.save_sheet(folder / f"{name}.png", picture)
         print(f"drawn: {folder / f'{name}.png'}")
 
 
@@ -49,7 +49,7 @@ def augment_sheet(
     /,
     *,
     policy: str = "color,translation,cutout",
-    p: float = 0.8,
+    p: Annotated[float, parse.FINITE] = 0.8,
     out: Path = Path("augment-sheet.png"),
     resolution: int = 64,
     seed: int = 0,
@@ -93,7 +93,7 @@ def augment_sheet(
 
     rows = [("as they are", to_uint8(images))]
     rows += [(name, to_uint8(changed)) for name, changed in shown(images, config, p, uniform, normal)]
-    write.save_png(out, write.labelled_grid(rows))
+    write.save_sheet(out, write.labelled_grid(rows))
     print(f"drawn: {out}")
 
 

@@ -48,7 +48,7 @@ def _draw_bundled(folder: Path, teller: Teller) -> None:
 
     model = load("demo")
     folder.mkdir(parents=True, exist_ok=True)
-    write.save_png(folder / "grid.png", write.grid(model.sample(range(32), psi=0.7), columns=8))
+    write.save_sheet(folder / "grid.png", write.grid(model.sample(range(32), psi=0.7), columns=8))
     teller.say(f"   {folder / 'grid.png'}")
     frames = (frame for part in model.walk([3, 7, 11, 19], frames_between=10, psi=0.7) for frame in part)
     write.save_video(folder / "walk.gif", (write.grid(frame[None], scale=3) for frame in frames), fps=12)
@@ -66,6 +66,6 @@ def _before_and_after(run: Path) -> Path:
         ("after", load(run).sample(seeds, psi=0.7)),
     ]
     path = run / "before_after.png"
-    write.save_png(path, write.labelled_grid(rows, scale=2))
+    write.save_sheet(path, write.labelled_grid(rows, scale=2))
     write_report(run)
     return path

@@ -1,20 +1,23 @@
 """`frugan evaluate`: how near generated pictures come to real ones, in numbers that say how they were made."""
 
+import contextlib
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from frugan.cli import parse
-from frugan.cli.tell import Teller, words
+from frugan.cli.tell import Teller, left_out, words
 
 if TYPE_CHECKING:
     from frugan.data import DataConfig, Dataset, Source
     from frugan.evaluation import EvaluationConfig, Evaluator, Scores
     from frugan.model import Model
 
+_LOOKED_AT = 1_000  # pictures of which the size is asked
 _MODEL_FILES = (".pkl", ".pt", ".pth", ".ckpt", ".safetensors")
 
 
@@ -26,9 +29,10 @@ def evaluate(
     metrics: str = "kid,fid,pr",
     features: str = "efficientnet_lite0",
     weights: Path | None = None,
+    download_weights: Annotated[bool, Parameter(negative="")] = False,
     count: Annotated[int | None, Parameter(name=["--count", "-n"])] = None,
     reals: int | None = None,
-    psi: float = 1.0,
+    psi: Annotated[float, parse.FINITE] = 1.0,
     noise: Literal["const", "none", "random"] = "const",
     statistics: str | None = None,
     seed: int = 0,
@@ -56,6 +60,8 @@ def evaluate(
         are then HED-LPIPS).
     weights
         Its file, where it is not in its usual place.
+    download_weights
+        Fetch those of inception_2015 (95 MB) from the internet unless they are there; else nothing is ever downloaded.
     count
         How many pictures a model draws (2000), or how many of a folder are taken (all).
     reals
@@ -72,7 +78,7 @@ def evaluate(
     ddof
         Covariances are divided by N - ddof: 0 as NVIDIA does, 1 as others do.
     resolution
-        Pixels per side of folders (a model has its own); by default that of the first generated picture.
+        Pixels per side of folders (a model has its own); by default the size that most generated pictures have.
     out
         The folder for scores.json, with nn neighbours.png, with nn and classes also neighbours-by-class.png; by default
         evaluation/NAME.
@@ -97,8 +103,10 @@ def evaluate(
         seed=seed,
         ddof=ddof,
     )
-    extractor = open_extractor(features, weights, kind) if config.needs_features else None
     teller = Teller(plain_seconds=5)
+    if download_weights:
+        weights = _fetched(features, weights, teller)
+    extractor = open_extractor(features, weights, kind) if config.needs_features else None
     fakes, against = _sides(generated, model, data, resolution, teller, is_by_class=CLASSES in config.metrics)
     evaluator = Evaluator(against, extractor, config, teller.progress, kind)
     scores = evaluator.score(fakes)
@@ -120,6 +128,21 @@ def _model(generated: str, device: str) -> "Model | None":
     if is_bundled or is_file or any((path / mark).exists() for mark in marks):
         return load(generated, device=device)
     return None
+
+
+def _fetched(features: str, weights: Path | None, teller: Teller) -> Path:
+    """The weights of the network of that name, from where they are published."""
+    from frugan.features.inception import download_inception_2015
+
+    if weights is not None:
+        raise ValueError("give --weights or --download-weights, not both")
+    if features != "inception_2015":
+        raise ValueError(f"--download-weights is for --features inception_2015, got {features}: leave it out")
+    teller.say("the weights of inception_2015 (95 MB) are fetched unless they are there")
+    try:
+        return download_inception_2015(consent=True)
+    except OSError as error:
+        raise ValueError(f"the weights of inception_2015 could not be fetched: {error}") from None
 
 
 def _normalised(model: "Model | None", statistics: str | None) -> "Model | None":
@@ -151,13 +174,18 @@ def _sides(
         fake_source, real_source = parse.source(generated), parse.source(data)
         side = resolution or _side(fake_source)
         config = DataConfig(resolution=side, labels="auto" if is_by_class else "none")
-        return prepare(fake_source, config, teller.progress), prepare(real_source, config, teller.progress)
+        fakes, reals = (prepare(source, config, teller.progress) for source in (fake_source, real_source))
+        left_out(fakes, teller)
+        left_out(reals, teller)
+        return fakes, reals
     if model.is_translator:
         return _translations(generated, model, data, resolution, teller)
     if resolution not in (None, model.resolution):
         raise ValueError(f"this model draws at {model.resolution} px; leave --resolution out")
     source = parse.source(data) if data is not None else _own_data(generated, model)
-    return model, prepare(source, _own_config(Path(generated), model), teller.progress)
+    reals = prepare(source, _own_config(Path(generated), model), teller.progress)
+    left_out(reals, teller)
+    return model, reals
 
 
 def _translations(
@@ -194,23 +222,21 @@ def _translations(
 
 
 def _side(source: "Path | Source") -> int:
-    """The shorter side of the first picture that can be read."""
+    """The shorter side that most of the pictures have which can be read, looking at no more than `_LOOKED_AT`."""
     from frugan.data import DataError, PictureError, Source, open_source
-    from frugan.data.pictures import open_picture
+    from frugan.data.pictures import open_member
+    from frugan.data.write import even
 
     with source if isinstance(source, Source) else open_source(source) as opened:
-        for index in range(len(opened.names)):
-            content = opened.load(index)
-            if not isinstance(content, bytes):
-                return int(min(content.shape[:2]))
-            try:
-                with open_picture(content) as image:
-                    return min(image.size)
-            except PictureError:
-                continue
-    raise DataError(f"{opened.path} holds no picture that can be read")
+        for index in even(range(len(opened.names)), _LOOKED_AT):
+            with contextlib.suppress(PictureError), open_member(opened.load(index)) as image:
+                sides[min(image.size)] += 1
+    if not sides:
+        raise DataError(f"{opened.path} holds no picture that can be read")
+    return sides.most_common(1)[0][0]
 
 
+    sides: Counter[int] = Counter()
 def _own_data(generated: str, model: "Model") -> "Path | Source":
     facts = model.info.get("data") or {}
     known = facts.get("source")
@@ -245,10 +271,10 @@ def _write(place: Path, evaluator: "Evaluator", fakes: "Model | Dataset", scores
     if "nn" in config.metrics:
         sheet = place / "neighbours.png"
         facts = {"frugan:extractor": str(scores.protocol.extractor)}
-        write.save_png(sheet, evaluator.sheet(fakes, scores), facts)
+        write.save_sheet(sheet, evaluator.sheet(fakes, scores), facts)
         teller.say(f"drawn:   {sheet}")
         if scores.classes is not None:
             by_class, unsaid = evaluator.class_sheet(fakes)
             sheet = place / "neighbours-by-class.png"
-            write.save_png(sheet, by_class, facts)
+            write.save_sheet(sheet, by_class, facts)
             teller.say(f"drawn:   {sheet}{f' ({unsaid})' if unsaid else ''}")

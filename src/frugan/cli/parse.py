@@ -1,10 +1,13 @@
 """Words of the command line that are more than a number: durations, seeds, amounts of images, sources."""
 
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cyclopts import Parameter
 
 from frugan.config import some
 
@@ -14,6 +17,15 @@ if TYPE_CHECKING:
 _SHOWN = 12
 _UNITS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 _FACTORS = {"": 1, "k": 1_000, "m": 1_000_000}
+
+
+def _finite(_: object, value: float | None) -> None:
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"It must be a finite number, got {value}.")
+
+
+FINITE = Parameter(validator=_finite)
+"""For options that are numbers: what is infinite or no number (nan) is refused."""
 
 
 def duration(text: str) -> float:

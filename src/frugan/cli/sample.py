@@ -27,7 +27,7 @@ def sample(
     *,
     seeds: str | None = None,
     count: Annotated[int | None, Parameter(name=["--count", "-n"])] = None,
-    psi: float | None = None,
+    psi: Annotated[float | None, parse.FINITE] = None,
     cutoff: int | None = None,
     truncate_to: Literal["all", "class"] = "all",
     classes: str | None = None,
@@ -40,9 +40,9 @@ def sample(
     batch: int = 16,
     walk: Literal["eased", "smooth"] = "eased",
     grid: str | None = None,
-    fps: float = 24.0,
-    seconds_between: float = 1.0,
-    seconds: float = 10.0,
+    fps: Annotated[float, parse.FINITE] = 24.0,
+    seconds_between: Annotated[float, parse.FINITE] = 1.0,
+    seconds: Annotated[float, parse.FINITE] = 10.0,
     device: str = "cpu",
     overwrite: bool = False,
 ) -> None:
@@ -112,14 +112,17 @@ def sample(
         resolution=resolution,
         batch=batch,
     )
-    if is_film and walk == "smooth":
-        _smooth_walk(drawing, shape, Film(_as_file(out, to), fps, seconds, seconds_between))
-    elif is_film:
-        _walk(drawing, _as_file(out, to), fps, seconds_between)
-    elif to in ("folder", "zip"):
+    if to in ("folder", "zip"):
         _data_set(drawing, _as_file(out, to) if to == "zip" else out, wish, overwrite)
+    elif is_film:
+        film = Film(_as_file(out, to), fps, seconds, seconds_between)
+        _keep([film.path], overwrite)
+        _smooth_walk(drawing, shape, film) if walk == "smooth" else _walk(drawing, film)
     else:
-        _pictures(drawing, out, only_grid=to == "grid")
+        files = [] if to == "grid" else _files(drawing, out)
+        sheet = out if out.suffix == ".png" else out / "grid.png"
+        _keep([*files, sheet], overwrite)
+        _pictures(drawing, files, sheet)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +227,22 @@ def _as_file(out: Path, suffix: str) -> Path:
     return out if out.suffix.lower() == f".{suffix}" else out.with_name(f"{out.name}.{suffix}")
 
 
-def _pictures(drawing: Drawing, out: Path, only_grid: bool) -> None:
+def _keep(paths: list[Path], overwrite: bool) -> None:
+    """Raises ValueError where files that are to be written are there already, unless they may be overwritten."""
+    found = list(dict.fromkeys(path for path in paths if path.exists()))
+    if found and not overwrite:
+        others = f" and {len(found) - 1:,} more of these files" if len(found) > 1 else ""
+        verb = "exist" if others else "exists"
+        raise ValueError(f"{found[0]}{others} {verb} already: choose another --out, or --overwrite what is there")
+
+
+def _files(drawing: Drawing, out: Path) -> list[Path]:
+    """The file of each picture."""
+    return [out / f"seed{seed:05d}{_suffix(drawing, index)}.png" for index, seed in enumerate(drawing.seeds)]
+
+
+def _pictures(drawing: Drawing, files: list[Path], sheet: Path) -> None:
+    """Draw the sheet, and each picture into its file where there are `files`."""
     import torch
 
     from frugan.data import write
@@ -233,18 +251,15 @@ def _pictures(drawing: Drawing, out: Path, only_grid: bool) -> None:
     teller = Teller()
     for part in drawing.parts():
         images.append(part.cpu())
-        for image in () if only_grid else part.cpu():
+        for image in part.cpu() if files else ():
             facts = drawing.facts | {"frugan:seed": str(seeds[done])}
             if drawing.classes is not None:
                 facts["frugan:class"] = drawing.name_of(done)
-            out.mkdir(parents=True, exist_ok=True)
-            write.save_png(out / f"seed{seeds[done]:05d}{_suffix(drawing, done)}.png", image, facts)
+            write.save_png(files[done], image, facts)
             done += 1
         teller.progress(sum(map(len, images)), len(seeds), "drawing")
-    path = out if out.suffix == ".png" else out / "grid.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write.save_png(path, _sheet(drawing, torch.cat(images), teller), drawing.facts)
-    teller.say(f"drawn: {counted(len(seeds), 'picture')}, {path}")
+    write.save_sheet(sheet, _sheet(drawing, torch.cat(images), teller), drawing.facts)
+    teller.say(f"drawn: {counted(len(seeds), 'picture')}, {sheet}")
 
 
 def _suffix(drawing: Drawing, index: int) -> str:
@@ -289,10 +304,10 @@ def _sheet(drawing: Drawing, images: "Tensor", teller: Teller) -> "Tensor":
     return write.labelled_grid(rows[:_ROWS])
 
 
-def _walk(drawing: Drawing, path: Path, fps: float, seconds_between: float) -> None:
+def _walk(drawing: Drawing, film: "Film") -> None:
     from frugan.data import write
 
-    between, seeds = max(round(fps * seconds_between), 1), drawing.seeds
+    between, seeds = max(round(film.fps * film.sigma_seconds), 1), drawing.seeds
     parts = drawing.model.walk(
         seeds,
         frames_between=between,
@@ -302,15 +317,15 @@ def _walk(drawing: Drawing, path: Path, fps: float, seconds_between: float) -> N
         resolution=drawing.resolution,
         batch=drawing.batch,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write.save_video(path, (frame.cpu() for part in parts for frame in part), fps)
+    film.path.parent.mkdir(parents=True, exist_ok=True)
+    write.save_video(film.path, (frame.cpu() for part in parts for frame in part), film.fps)
     frames, stops = counted(between * len(seeds), "frame"), counted(len(seeds), "seed")
-    print(f"drawn: a walk of {frames} through {stops}, {path}")
+    print(f"drawn: a walk of {frames} through {stops}, {film.path}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Film:
-    """Where a film goes, its frames a second, its length, and how long it takes to change."""
+    """Where a film goes, its frames a second, its length where it is smooth, and how long it takes to change."""
 
     path: Path
     fps: float

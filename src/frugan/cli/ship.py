@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from frugan.cli import parse
 from frugan.cli.tell import Teller
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def cost(
     model: str = "demo",
     /,
     *,
-    ratio: float | None = None,
+    ratio: Annotated[float | None, parse.FINITE] = None,
     resolution: int | None = None,
     repeats: int = 20,
     device: str = "cpu",

@@ -3,9 +3,14 @@
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from frugan.data import Dataset
 
 _MOST_PARTS = 2  # of the losses, where none of them is the whole
+_SHOWN = 5
+_SLOW, _SETTLED = 1.5, 0.1  # so many times the planned time is said, after this share of it
 
 
 class Teller:
@@ -19,6 +24,7 @@ class Teller:
         self._width = 0
         self._left: tuple[float, int] | None = None
         self._said = set[str]()
+        self._budget: float | None = None
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -32,6 +38,10 @@ class Teller:
         if text not in self._said:
             self._said.add(text)
             self.say(text)
+
+    def plan(self, seconds: float | None) -> None:
+        """How long the training was planned to take: where it comes to much more, that is said once."""
+        self._budget = seconds
 
     def progress(self, done: int, total: int, text: str) -> None:
         """How far some preparation is."""
@@ -48,7 +58,20 @@ class Teller:
         elif "working" in line:
             self.progress(line["done"], line["total"], line["working"])
         elif "losses" in line:
+            self._compare(line)
             self._show(_status(line), is_last=line["images_seen"] >= line["total_images"])
+
+    def _compare(self, line: dict[str, Any]) -> None:
+        if self._budget is None or line["seconds"] < _SETTLED * self._budget:
+            return
+        speed = max(line["images_per_second"], 1e-9)
+        likely = line["seconds"] + max(line["total_images"] - line["images_seen"], 0) / speed
+        if likely > _SLOW * self._budget:
+            self.say(
+                f"slower than planned: {words(likely)} are more likely than {words(self._budget)} (is the machine busy "
+                "with other work?); Ctrl-C keeps what is there"
+            )
+            self._budget = None
 
     def _show(self, text: str, is_last: bool) -> None:
         if self._silent:
@@ -65,6 +88,16 @@ class Teller:
         if self._live and self._width:
             print("\r" + " " * self._width + "\r", end="")
             self._width = 0
+
+
+def left_out(dataset: "Dataset", teller: Teller, rest: str = "") -> None:
+    """Say once how many pictures a set lost on the way, and why; `rest`: where those stand that are not shown."""
+    if dataset.skipped:
+        lost = len(dataset.skipped)
+        more = f" (the first {_SHOWN} of them{rest})" if lost > _SHOWN else ""
+        teller.say_once(f"  left out {lost:,} of {lost + len(dataset):,}{more}")
+        for name, reason in dataset.skipped[:_SHOWN]:
+            teller.say_once(f"    {name}: {reason}")
 
 
 def _status(line: dict[str, Any]) -> str:

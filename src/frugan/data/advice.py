@@ -82,7 +82,10 @@ def _augmentation(count: int) -> tuple[str, str]:
 
 def _flip(report: Report) -> tuple[bool, str]:
     if report.has_glyphs:
-        return False, "no mirroring: digits and letters must not be mirrored (--flip if these are none)"
+        return False, (
+            "no mirroring: in a set of this kind left and right may matter, as in digits, letters and flags (--flip if "
+            "they do not)"
+        )
     return True, (
         "mirroring doubles the pictures; whether left and right matter cannot be seen from here: "
         "use --no-flip for writing, flags, maps, or things always seen from one side"

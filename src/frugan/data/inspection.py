@@ -27,6 +27,7 @@ from frugan.data.pictures import (
     decode_picture,
     fit_picture,
     half_of,
+    open_member,
     open_picture,
     room_for,
 )
@@ -349,7 +350,7 @@ def _look_at_map(file: MapFile, with_thumb: bool) -> _Seen:
 
 
 def _look(data: bytes | np.ndarray, half: Half | None, with_thumb: bool) -> _Seen:
-    opened = open_picture(data)
+    opened = open_member(data)
     mode = opened.mode
     with room_for(opened):
         image = half_of(decode_picture(opened), half).image

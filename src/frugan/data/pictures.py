@@ -29,6 +29,9 @@ PIXEL_LIMIT = 178_956_970
 FILE_LIMIT = 256 * 1024 * 1024
 """Largest picture file read, in bytes."""
 
+SHEET = "frugan:sheet"
+"""The key in a PNG file that says: this is a sheet of pictures, no member of a set."""
+
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
 _LANCZOS = Image.Resampling.LANCZOS
 # A reduced JPEG keeps at least this many pixels per final pixel and axis, so that LANCZOS still does the last step.
@@ -83,7 +86,8 @@ class DataConfig:
     `fast_jpeg`: decode large JPEGs at 1/2, 1/4 or 1/8 size where at least twice the final size is left: 8 times faster
     for photos of 12 megapixels; pixels differ by 0.2 to 0.4 levels of 255 on average, by 3 in photos and 5 in hard
     colours at most (measured). Off: always decode fully. Without effect below four times the resolution.
-    `flip`: whether the sampler may mirror pictures; "auto" = yes, except for sets of digits and letters (idx files).
+    `flip`: whether the sampler may mirror pictures; "auto" = yes, except for idx files (such as MNIST) and sets that
+      say that they must not be.
     `labels`: "auto" = dataset.json if it has labels, else two or more sub-folders as classes; "folders" and "file" ask
     for one of them; "none" = unlabelled.
     `unlabelled`: "refuse" = an error where some pictures of a labelled set have no label; "skip" = these are left out.
@@ -255,6 +259,14 @@ def open_picture(data: bytes | np.ndarray) -> Image.Image:
     return image
 
 
+def open_member(data: bytes | np.ndarray) -> Image.Image:
+    """As `open_picture`, of a member of a set: sheets that were drawn here are refused. Raises PictureError."""
+    image = open_picture(data)
+    if SHEET in image.info:
+        raise PictureError("a sheet of pictures that frugan drew, not a picture of the set")
+    return image
+
+
 def room_for(image: Image.Image) -> AbstractContextManager[object]:
     """The block in which an opened picture may be decoded: one very large picture at a time."""
     return _large_gate if image.width * image.height > _LARGE else contextlib.nullcontext()
@@ -415,7 +427,7 @@ def prepare_picture(data: bytes | np.ndarray, config: DataConfig, half: Half | N
 
     With `half`, that half of a file that holds two pictures side by side.
     """
-    image = open_picture(data)
+    image = open_member(data)
     with room_for(image):
         shortest = _JPEG_GAP * config.resolution if config.fast_jpeg and half is None else None
         return fit_picture(half_of(decode_picture(image, shortest), half), config)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from frugan.config import counted
 from frugan.data.animation import WRITERS, write_mp4
+from frugan.data.pictures import SHEET
 
 T = TypeVar("T")
 Colour = tuple[int, int, int]
@@ -123,6 +124,11 @@ def save_png(path: Path, image: UInt8[Tensor, "C H W"], metadata: Mapping[str, s
     data = encode_png(image, metadata or {})
     with replacing(path) as part:
         part.write_bytes(data)
+
+
+def save_sheet(path: Path, image: UInt8[Tensor, "C H W"], metadata: Mapping[str, str] | None = None) -> None:
+    """As `save_png`, marked as a sheet of pictures: it is no member of a set where its folder is read as one."""
+    save_png(path, image, {**(metadata or {}), SHEET: "a sheet of pictures"})
 
 
 def read_metadata(path: Path) -> dict[str, str]:

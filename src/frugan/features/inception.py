@@ -282,8 +282,9 @@ def open_inception_2015(weights: Path | None = None) -> Inception2015:
     found = [folder / name for folder in (_hub_folder(),) for name in _FILES if (folder / name).is_file()]
     if weights is None and not found:
         raise ValueError(
-            f"inception_2015 needs its weights: put {_FILES[0]} into {_hub_folder()}, or name the file; in Python "
-            "frugan.features.inception.download_inception_2015(consent=True) fetches them (95 MB)"
+            f"inception_2015 needs its weights: put {_FILES[0]} into {_hub_folder()}, or name the file; "
+            "`frugan evaluate` with --download-weights fetches them (95 MB), as does in Python "
+            "frugan.features.inception.download_inception_2015(consent=True)"
         )
     return Inception2015(read_state(weights or found[0], "the Inception network of 2015"))
 

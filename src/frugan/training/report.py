@@ -363,8 +363,10 @@ def _tiles(run: Run) -> str:
         peak = max(memory.y)
         tiles.append(("Memory", f"{peak / 1024:.1f} GB" if peak >= 1024 else f"{peak:.0f} MB", "at the most"))
     if isinstance(run.data.get("count"), int):
-        side = run.data.get("resolution")
-        tiles.append(("Training pictures", f"{run.data['count']:,}", f"{side} x {side} pixels" if side else ""))
+        side, aside = run.data.get("resolution"), run.data.get("held_out") or 0
+        notes = [f"+ {aside:,} kept aside"] if aside else []
+        notes += [f"{side} x {side} pixels"] if side else []
+        tiles.append(("Training pictures", f"{run.data['count'] - aside:,}", ", ".join(notes)))
     tiles += [_score_tile(best) for best in history.best_scores()[:2]]
     if not tiles:
         return ""
