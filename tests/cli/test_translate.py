@@ -1,6 +1,7 @@
 """From pairs to translations on the command line: train, resume, translate, score; what does not fit is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -79,4 +80,17 @@ def test_what_does_not_fit(call, pairs: Path, tmp_path: Path) -> None:
     assert status == 2 and "no usable picture" in shown
     status, shown = call("translate", "runs/pairs", "nowhere", "out")
     assert status == 2 and "there is no 'nowhere'" in shown
+    for side in ("source", "target"):  # a part for tests without pictures
+        for path in (pairs / "test" / side).iterdir():
+            path.unlink()
+    status, shown = call("translate", "runs/pairs", "pairs/test", "out")
+    assert status == 2 and "pairs/test' (it is empty)" in shown
     assert not (tmp_path / "out").exists()
+    status, shown = call("evaluate", "runs/pairs", "--metrics", "swd", "--device", "cpu", "--out", "scores")
+    assert status == 2 and "no part 'test' with pictures in it, only train. Put pictures into its part" in shown
+    assert not (tmp_path / "scores").exists()
+    shutil.rmtree(pairs / "test")
+    status, shown = call("evaluate", "runs/pairs", "--metrics", "swd", "--device", "cpu", "--out", "scores")
+    assert status == 0 and "scored on all that is for training" in shown
+    status, shown = call("translate", "runs/pairs", "pairs/train/source/0.png", "out")
+    assert status == 0 and "translated: 1 picture, out" in shown

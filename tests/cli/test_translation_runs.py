@@ -67,6 +67,32 @@ def test_a_set_tells_which_recipe_it_is_for(folders: tuple[str, str], recipe: st
     assert chosen.reasons[0].startswith(recipe.removesuffix("-small")) or recipe == "small"
 
 
+@pytest.mark.parametrize(
+    ("folders", "recipe", "translates"),
+    [
+        (("source", "target"), "small", "--recipe pix2pix"),
+        (("trainA", "trainB"), "progan-small", "--recipe cyclegan"),
+        (("labels", "images"), "small", "--recipe gaugan"),
+        (("source", "target"), "pix2pix-small", ""),
+        (("cats", "dogs"), "small", ""),
+        (("source",), "small", ""),
+    ],
+)
+def test_a_generator_of_pictures_says_that_the_set_is_one_for_translation(
+    folders: tuple[str, ...], recipe: str, translates: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place, folder in enumerate(folders):
+        for number in range(4):
+            name = f"{folder if folder.startswith('train') else ''}{number}.png"
+            picture = torch.full((3 if folder != "labels" else 1, 64, 64), number % 3 + place, dtype=torch.uint8)
+            write.save_png(tmp_path / folder / name, picture)
+    assert _wished(str(tmp_path), Wishes(recipe=recipe), torch.device("cpu"), Teller()).name == recipe
+    shown = capsys.readouterr()
+    lines = [line for line in (shown.out + shown.err).splitlines() if "set for translation" in line]
+    assert len(lines) == bool(translates) and all(f"{recipe} draws all" in line for line in lines)
+    assert not translates or lines[0].endswith(translates)
+
+
 def test_pairs_do_not_go_on_from_a_generator_of_pictures(tmp_path: Path) -> None:
     for folder in ("source", "target"):
         write.save_png(tmp_path / folder / "0.png", torch.zeros(3, 64, 64, dtype=torch.uint8))

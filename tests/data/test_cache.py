@@ -105,14 +105,14 @@ def test_nothing_left_is_an_error_with_reasons_and_leaves_no_cache(tmp_path: Pat
     with pytest.raises(DataError, match=r"no usable picture in .*\(it is empty\)"):
         prepare(root, CONFIG)
     (root / "notes.txt").write_text("words")
-    with pytest.raises(DataError, match=r"\(1 other files\)$"):
+    with pytest.raises(DataError, match=r"\(1 other file\)$"):
         prepare(root, CONFIG)
     (root / "train.zip").write_text("an archive beside them")
     with pytest.raises(DataError, match=r"give one of its archives instead: train\.zip$"):
         prepare(root, CONFIG)
     (root / "train.zip").unlink()
     (root / "a.png").write_text("words")
-    with pytest.raises(DataError, match=r"\(a.png: not a picture in a format that can be read here; 1 other files\)"):
+    with pytest.raises(DataError, match=r"\(a.png: not a picture in a format that can be read here; 1 other file\)"):
         prepare(root, CONFIG)
     assert entries(cache) == []
 

@@ -276,8 +276,10 @@ def test_small_pictures_are_enlarged_or_skipped(picture: Any) -> None:
     with pytest.raises(PictureError, match="7 x 7 is smaller than 16 x 16"):
         prepare_picture(small, DataConfig(resolution=16, upscale="skip"))
     assert prepare_picture(encode(picture(0, 8, 40)), DataConfig(resolution=16)).is_upscaled
-    with pytest.raises(PictureError, match=r"7 x 7 is less than half of 16 x 16.*'allow'"):
+    with pytest.raises(PictureError, match=r"7 x 7 is less than half of 16 x 16.*: --set data.images.upscale=allow\)"):
         prepare_picture(small, DataConfig(resolution=16))
+    with pytest.raises(PictureError, match=r"--set data.source.upscale=allow --set data.target.upscale=allow"):
+        prepare_picture(small, DataConfig(resolution=16, role="target"))
 
 
 def test_one_pixel_is_a_picture_too() -> None:

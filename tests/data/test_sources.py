@@ -15,7 +15,7 @@ import torch
 from frugan.data import DataConfig, DataError, open_source, prepare
 from frugan.data.pictures import PictureError
 from frugan.data.sink import Sink
-from frugan.data.sources import choose, read_all
+from frugan.data.sources import choose, first_reasons, read_all
 
 
 def png(picture: Any, seed: int = 0) -> bytes:
@@ -401,3 +401,23 @@ def test_the_notes_of_a_built_set_say_whether_to_mirror(tmp_path: Path, flip: bo
     (tmp_path / "set" / "build.json").write_text("{half")
     with open_source(pictures) as source:
         assert source.has_glyphs is False
+
+
+# ---- reasons ---------------------------------------------------------------------------------------------------------
+
+
+def test_equal_reasons_are_told_once() -> None:
+    small = [(f"{number}.png", "small: enlarge it") for number in range(7)]
+    assert first_reasons(small) == ["0.png, 1.png, 2.png, 3.png, 4.png and 2 more: small: enlarge it"]
+    two = [("a.png", "7 px is small: enlarge it"), ("b.png", "8 px is small: enlarge it"), ("c.png", "empty")]
+    assert first_reasons(two) == ["a.png: 7 px is small: enlarge it", "b.png: 8 px is small", "c.png: empty"]
+    assert first_reasons([*two, ("d.png", "empty")], most=2)[2:] == ["2 more for other reasons"]
+    assert first_reasons([]) == []
+
+
+def test_a_set_of_small_pictures_says_once_what_to_do(tmp_path: Path, picture: Any) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.png").write_bytes(png(picture, number))
+    with pytest.raises(DataError, match=r"\(0\.png, .* and 1 more: \d+ x \d+ is less than half of 512 x 512") as caught:
+        prepare(tmp_path, DataConfig(resolution=512))
+    assert str(caught.value).count("--set data.images.upscale=allow") == 1

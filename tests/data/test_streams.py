@@ -13,6 +13,7 @@ from PIL import Image
 
 from frugan.data import DataConfig, DataError, Dataset, open_source, prepare_streams
 from frugan.data.cache import cache_folder
+from frugan.data.layouts import is_empty_part
 from frugan.training.held_out import hold_out
 
 Draw = Callable[..., Image.Image]
@@ -323,6 +324,34 @@ def test_an_unreadable_picture_takes_its_partner_with_it(tmp_path: Path, picture
         skipped = dict(dataset.skipped)
         assert "(target; its pair is left out)" in skipped["1"] and "(source;" in skipped["3"]
         assert "no target of the same name" in skipped["source/5.png"]
+
+
+def test_a_pair_is_left_out_once(tmp_path: Path, picture: Draw) -> None:
+    """A broken file of two pictures, and a pair broken on both sides."""
+    side_by_side(tmp_path / "halves", picture, count=12)
+    (tmp_path / "halves/5.png").write_bytes(b"no picture")
+    for dataset in prepare_streams(tmp_path / "halves", configs()).values():
+        assert dataset.skipped == (("5.png", "not a picture in a format that can be read here"),)
+        assert len(dataset) == 11
+    folders(tmp_path / "two", picture, "source", "target")
+    (tmp_path / "two/source/1.png").write_bytes(b"no picture")
+    (tmp_path / "two/target/1.png").write_bytes(b"")
+    ((name, reason),) = prepare_streams(tmp_path / "two", configs(20))["target"].skipped
+    assert name == "1" and "(source; its pair is left out); the file is empty (target; its pair" in reason
+
+
+@pytest.mark.parametrize("is_halves", [True, False])
+def test_an_empty_part_is_named(tmp_path: Path, picture: Draw, is_halves: bool) -> None:
+    if is_halves:
+        side_by_side(tmp_path / "train", picture)
+    else:
+        folders(tmp_path / "train", picture, "source", "target")
+    assert not is_empty_part(open_source(tmp_path, "none"), "test")
+    (tmp_path / "test").mkdir()
+    with pytest.raises(DataError, match=r"has no part 'test' with pictures in it, only train$"):
+        prepare_streams(tmp_path, configs(part="test"))
+    opened = open_source(tmp_path, "none")
+    assert is_empty_part(opened, "test") and not is_empty_part(opened, "train") and not is_empty_part(opened, "all")
 
 
 def test_nothing_left_is_refused(tmp_path: Path, picture: Draw) -> None:

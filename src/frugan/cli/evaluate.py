@@ -13,7 +13,7 @@ from frugan.cli import parse
 from frugan.cli.tell import Teller, left_out, words
 
 if TYPE_CHECKING:
-    from frugan.data import DataConfig, Dataset, Source
+    from frugan.data import DataConfig, DataError, Dataset, Source
     from frugan.evaluation import EvaluationConfig, Evaluator, Scores
     from frugan.model import Model
 
@@ -213,12 +213,25 @@ def _translations(
     try:
         streams = prepare_streams(source, tested, teller.progress)
     except DataError as problem:  # it has parts, but none for tests that has both sides
+        _refuse_empty(source, problem)
         streams = prepare_streams(source, configs, teller.progress)
         teller.say(f"scored on all that is for training: {problem}")
     known = folder.read_facts().get("fingerprints") or {}
     if known.get("source") == streams["source"].fingerprint:
         teller.say("these are the pictures that it learned from, and there is no part for tests to score it on")
     return model.on(streams["source"]), streams["target"]
+
+
+def _refuse_empty(source: "Path | Source", problem: "DataError") -> None:
+    """Raise DataError where a set's part for tests is there and holds no picture, which is hardly meant so."""
+    from frugan.data import DataError, Source, open_source
+    from frugan.data.layouts import is_empty_part
+
+    with source if isinstance(source, Source) else open_source(source, "none", "test") as opened:
+        if is_empty_part(opened, "test"):
+            raise DataError(
+                f"{problem}. Put pictures into its part for tests, or remove it to score those for training"
+            )
 
 
 def _side(source: "Path | Source") -> int:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from frugan.training.recipe import Recipe
     from frugan.training.run import Outcome
 
+_PAIRS_LOOKED_AT = 64  # to tell whether pictures belong together in pairs
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
@@ -71,8 +73,8 @@ def train(
     Parameters
     ----------
     pictures
-        A folder (sub-folders are classes), a zip, CIFAR or MNIST files, Tiny-ImageNet, CUB-200-2011, or a bundled set:
-        demo:faces, demo:animals, demo:emoji, demo:emoji-kinds.
+        A folder (sub-folders are classes), a zip, pairs, two domains or label maps in folders, CIFAR or MNIST files,
+        Tiny-ImageNet, CUB-200-2011, or a bundled set: demo:faces, demo:animals, demo:emoji, demo:emoji-kinds.
     out
         The run folder; by default runs/NAME OF THE PICTURES.
     recipe
@@ -323,11 +325,30 @@ def _wished(pictures: str, wishes: Wishes, device: object, teller: Teller) -> "R
             recipe = _of_parent(recipe, parent)
     else:
         recipe = _chosen(pictures, wishes, device, parent, teller)
+    if wishes.config is not None or wishes.recipe not in (None, "auto"):
+        _say_if_for_translation(pictures, recipe, teller)
     recipe = _put_in(recipe, wishes)
     if wishes.images is not None:
         number, _ = parse.images(wishes.images)
         recipe = dataclasses.replace(recipe, training=recipe.training.lasting(number))
     return recipe
+
+
+def _say_if_for_translation(pictures: str, recipe: "Recipe", teller: Teller) -> None:
+    """Say so where a recipe that learns one set of pictures was asked for, but these lie as a set for translation."""
+    from frugan.data import DataError, inspect_pairs, recommend_pairs
+
+    if any(config.role != "images" for config in recipe.data.values()):
+        return
+    try:
+        found = inspect_pairs(parse.source(pictures), limit=_PAIRS_LOOKED_AT, progress=teller.progress)
+    except DataError:  # such as a folder source/ alone: nothing to translate
+        return
+    if found is not None:
+        teller.say(
+            f"  these pictures lie as a set for translation ({found.layout}), of which {recipe.name} draws all sides "
+            f"alike or as classes; to learn to translate, use --recipe {recommend_pairs(found).recipe}"
+        )
 
 
 def _read(path: Path) -> "Recipe":

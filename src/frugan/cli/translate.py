@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frugan.cli.tell import Teller
+from frugan.config import counted
 
 if TYPE_CHECKING:
     from frugan.data import Source
@@ -86,7 +87,8 @@ def translate(
     with open_sources(pictures, loaded) as source:
         result = translate_folder(loaded, source, out, options, teller.progress)
         kept = len(result.items) - result.num_new
-        teller.say(f"translated: {result.num_new:,} pictures{f', {kept:,} were there' if kept else ''}, {out}")
+        there = f", {kept:,} {'was' if kept == 1 else 'were'} there" if kept else ""
+        teller.say(f"translated: {counted(result.num_new, 'picture')}{there}, {out}")
         for name, reason in result.skipped[:_SHOWN]:
             teller.say(f"  left out {name}: {reason}")
         if len(result.skipped) > _SHOWN:

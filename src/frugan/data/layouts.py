@@ -24,6 +24,7 @@ _PARTS = {
     **dict.fromkeys(["test", "testing"], "test"),
     **dict.fromkeys(["val", "valid", "validation", "dev"], "val"),
 }
+_ORDERS: dict[Part, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 _SIDES: dict[str, Role] = {
     **dict.fromkeys(["source", "sources", "input", "inputs", "a"], "source"),
     **dict.fromkeys(["target", "targets", "output", "outputs", "b"], "target"),
@@ -113,7 +114,7 @@ def find_layout(opened: Source, part: Part, pairing: Pairing | None, is_asked: b
     if halves is None and any_two:
         return _two_folders(opened, any_two, pairing)
     if halves is None and is_asked:
-        raise _no_layout(opened, pairing)
+        raise _no_layout(opened, part, pairing)
     return halves
 
 
@@ -172,8 +173,7 @@ def _sorted_out(opened: Source, place: Callable[[str], _Place | None], part: Par
             key = f"{where.part}/{where.key}" if len(wanted) > 1 else where.key
             sides.setdefault(where.role, []).append(_Member(index, name, key, str(PurePosixPath(name).parent)))
     if found and not sides:
-        there = ", ".join(sorted({where.part for _, _, where in found}))
-        raise DataError(f"{str(opened.path)!r} has no part {part!r} with pictures in it, only {there}")
+        raise _no_part(opened, part, {where.part for _, _, where in found})
     return sides
 
 
@@ -182,7 +182,7 @@ def _wanted(parts: set[str], part: Part, is_city: bool = False) -> set[str]:
     named = parts - {""}
     if not named or part == "all":
         return parts
-    order = {"train": ("train",), "test": ("val", "test") if is_city else ("test", "val")}[part]
+    order = _ORDERS[part][::-1] if is_city else _ORDERS[part]
     return set([name for name in order if name in named][:1])
 
 
@@ -357,12 +357,22 @@ def _halves(opened: Source, part: Part, pairing: Pairing | None) -> Layout | Non
 
 def _of_part(opened: Source, part: Part) -> list[int]:
     """The pictures of a part of a set, by the first folder of their names that is called like one."""
-    parts = []
-    for name in opened.names:
-        named = [_part_of(piece) for piece in PurePosixPath(name).parts[:-1]]
-        parts.append(next(filter(None, named), ""))
+    parts = [_part_in(name) for name in opened.names]
     wanted = _wanted(set(parts), part)
     return [index for index, its_part in enumerate(parts) if its_part in wanted]
+
+
+def _part_in(name: str) -> str:
+    """The part that the first such folder of a picture's name is called after; "" where there is none."""
+    return next(filter(None, map(_part_of, PurePosixPath(name).parts[:-1])), "")
+
+
+def is_empty_part(opened: Source, part: Part) -> bool:
+    """Whether a folder has folders of this part (not "all") without any picture in them."""
+    kinds = set(_ORDERS[part]) if part in _ORDERS else set()
+    if opened.kind != "folder" or any(_part_in(name) in kinds for name in opened.names):
+        return False
+    return any(_part_of(place.name) in kinds for place in opened.path.rglob("*") if place.is_dir())
 
 
 def _part_of(folder: str) -> str:
@@ -402,9 +412,15 @@ def _refuse_one_side(opened: Source, found: Sides, is_asked: bool) -> None:
             )
 
 
-def _no_layout(opened: Source, pairing: Pairing | None) -> DataError:
+def _no_part(opened: Source, part: Part, there: set[str]) -> DataError:
+    return DataError(f"{str(opened.path)!r} has no part {part!r} with pictures in it, only {', '.join(sorted(there))}")
+
+
+def _no_layout(opened: Source, part: Part, pairing: Pairing | None) -> DataError:
     if not opened.names:
         return no_pictures(opened, opened.skipped)
+    if not _of_part(opened, part):
+        return _no_part(opened, part, {_part_in(name) for name in opened.names} - {""})
     what = "two domains" if pairing == "unpaired" else "pairs of pictures"
     more = "" if pairing == "unpaired" else ". Two folders that do not belong together are for cyclegan"
     return DataError(

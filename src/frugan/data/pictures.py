@@ -377,9 +377,11 @@ def check_enlarged(part: Area, wanted: tuple[int, int], config: DataConfig) -> b
     if is_upscaled and config.upscale == "skip":
         raise PictureError(f"{width} x {height} is smaller than {wide} x {high} (upscale is 'skip')")
     if config.upscale == "twice" and (2 * width < wide or 2 * height < high):
+        sides = ("images",) if config.role == "images" else ("source", "target")  # pairs are enlarged together
+        flags = " ".join(f"--set data.{side}.upscale=allow" for side in sides)
         raise PictureError(
             f"{width} x {height} is less than half of {wide} x {high}: ask for a smaller resolution, or set upscale to "
-            "'allow'"
+            f"'allow' (frugan train: {flags})"
         )
     return is_upscaled
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from frugan.config import counted
 from frugan.data.arrays import Arrays, open_arrays
 from frugan.data.labels import LABEL_FILE, Labelled, assign_labels
 from frugan.data.maps import MapRules
@@ -358,11 +359,29 @@ def choose(source: Source, limit: int | None, seed: int) -> Source:
     return source.take(sorted(np.argsort(draws, kind="stable")[:limit].tolist()))
 
 
+def first_reasons(skipped: Sequence[tuple[str, str]], most: int = 5) -> list[str]:
+    """ "a.png, b.png and 7 more: why", for the first reasons. Advice, after the colon of a reason, is given once."""
+    names: dict[str, list[str]] = {}
+    for name, reason in skipped:
+        names.setdefault(reason, []).append(name)
+    said: list[str] = []
+    advised: set[str] = set()
+    for reason, who in list(names.items())[:most]:
+        what, colon, advice = reason.partition(": ")
+        more = f" and {len(who) - most:,} more" if len(who) > most else ""
+        said.append(f"{', '.join(who[:most])}{more}: {what if advice in advised else reason}")
+        if colon:
+            advised.add(advice)
+    if len(names) > most:
+        rest = sum(len(who) for who in list(names.values())[most:])
+        said.append(f"{rest:,} more for other reasons")
+    return said
+
+
 def no_pictures(source: Source, skipped: Sequence[tuple[str, str]]) -> DataError:
     """The error for a source of which nothing is left, with the first reasons."""
-    reasons = [f"{name}: {reason}" for name, reason in skipped[:5]]
     others = sum(source.ignored.values())
-    detail = "; ".join([*reasons, *([f"{others} other files"] if others else [])]) or "it is empty"
+    detail = "; ".join([*first_reasons(skipped), *([counted(others, "other file")] if others else [])]) or "it is empty"
     archives = sorted(file.name for file in source.path.glob("*.zip")) if source.path.is_dir() else []
     advice = f"; give one of its archives instead: {', '.join(archives[:5])}" if archives else ""
     return DataError(f"no usable picture in {str(source.path)!r} ({detail}){advice}")

@@ -9,7 +9,7 @@ from frugan.data.dataset import Dataset
 from frugan.data.digests import Progress
 from frugan.data.layouts import Layout, find_layout, rules_beside
 from frugan.data.pictures import DataConfig, DataError
-from frugan.data.sources import Source, open_source
+from frugan.data.sources import Source, first_reasons, open_source
 
 _TOGETHER = ("part", "pairing", "reverse", "limit", "seed")
 _PIXEL_FOR_PIXEL = ("resolution", "fit", "aspect", "crop", "upscale", "flip")
@@ -104,15 +104,28 @@ def _check_sizes(found: Mapping[str, Prepared]) -> None:
 def _matched(found: Mapping[str, Prepared], layout: Layout) -> dict[str, Dataset]:
     """The sets cut down to the names that both have; both say what was left out on either side."""
     shared = set.intersection(*(set(dataset.names) for dataset, _ in found.values()))
+    lost = _lost({stream: dataset for stream, (dataset, _) in found.items()})
     if not shared:
-        reasons = [f"{name}: {reason}" for dataset, _ in found.values() for name, reason in dataset.skipped]
-        raise DataError(f"no pair is left of which both sides can be used ({'; '.join(reasons[:_SHOWN])})")
-    skipped = list(layout.unpaired)
-    for stream, (dataset, _) in found.items():
-        skipped += [(name, f"{reason} ({stream}; its pair is left out)") for name, reason in dataset.skipped]
+        raise DataError(f"no pair is left of which both sides can be used ({'; '.join(first_reasons(lost))})")
     matched = {}
     for stream, (dataset, _) in found.items():
         kept = [place for place, name in enumerate(dataset.names) if name in shared]
         whole = dataset if len(kept) == len(dataset) else dataset.take(kept)
-        matched[stream] = dataclasses.replace(whole, skipped=tuple(dict.fromkeys(skipped)))
+        matched[stream] = dataclasses.replace(whole, skipped=tuple(dict.fromkeys([*layout.unpaired, *lost])))
     return matched
+
+
+def _lost(sides: Mapping[str, Dataset]) -> list[tuple[str, str]]:
+    """(name, reason) of what cannot be used on one side or both, each pair once."""
+    reasons: dict[str, dict[str, str]] = {}
+    for stream, dataset in sides.items():
+        for name, reason in dataset.skipped:
+            reasons.setdefault(name, {})[stream] = reason
+    lost = []
+    for name, why in reasons.items():
+        if len(why) == len(sides) and len(set(why.values())) == 1:
+            lost.append((name, next(iter(why.values()))))
+        else:
+            told = [f"{reason} ({stream}; its pair is left out)" for stream, reason in why.items()]
+            lost.append((name, "; ".join(told)))
+    return lost
