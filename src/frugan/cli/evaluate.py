@@ -240,6 +240,7 @@ def _side(source: "Path | Source") -> int:
     from frugan.data.pictures import open_member
     from frugan.data.write import even
 
+    sides: Counter[int] = Counter()
     with source if isinstance(source, Source) else open_source(source) as opened:
         for index in even(range(len(opened.names)), _LOOKED_AT):
             with contextlib.suppress(PictureError), open_member(opened.load(index)) as image:
@@ -249,7 +250,6 @@ def _side(source: "Path | Source") -> int:
     return sides.most_common(1)[0][0]
 
 
-    sides: Counter[int] = Counter()
 def _own_data(generated: str, model: "Model") -> "Path | Source":
     facts = model.info.get("data") or {}
     known = facts.get("source")
