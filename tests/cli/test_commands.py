@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from frugan.cli.tell import Teller
 from frugan.data.demo import DEMO_SETS
 from frugan.data.write import read_metadata
+from frugan.recipes import auto
 
 FROZEN = Path(__file__).parent / "flags.txt"
 
@@ -126,6 +128,15 @@ def test_an_augmentation_that_was_asked_for_is_the_reason_given(call, photos: Pa
         assert (
             status == 0 and f"augmentation {name}: as asked" in shown and "DiffAugment" not in shown.split("reasons")[1]
         )
+
+
+def test_a_budget_is_what_the_pace_is_held_against(call, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = []
+    monkeypatch.setattr(Teller, "plan", lambda self, seconds: planned.append(seconds))
+    monkeypatch.setattr(auto, "measure_speed", lambda recipe, device: 100.0)
+    for words in (("--budget", "1min"), (), ("--budget", "1min", "--images", "8k")):
+        assert call("train", "photos", *words, "--resolution", "32", "--dry-run")[0] == 0
+    assert planned == [60, None], "with --images the length is not planned"
 
 
 def test_dry_run_writes_nothing(call, photos: Path, tmp_path: Path) -> None:
