@@ -14,7 +14,7 @@ from frugan.training.recipe import Recipe
 from frugan.training.tasks.classes import ClassesConfig
 from frugan.training.tasks.conditioning import ConditioningConfig, CrossEntropyConfig, D2DConfig
 
-ACGAN, PROJECTION, OURS, STRONG = "ACGAN", "projection", "ReACGAN", "ReACGAN, weight 3"
+ACGAN, PROJECTION, OURS, STRONG = "ACGAN", "projection", "ReACGAN", "ReACGAN, weight 1.5"
 IMAGES, SNAPSHOT = 32_000, 6_400
 """At the cpu size: a thousand iterations."""
 LEAST_RATIO, COLLAPSED = 3.0, 1.5
@@ -33,7 +33,7 @@ def _heads(size: Size) -> dict[str, tuple[HeadConfig, ConditioningConfig | None]
         OURS: (EmbeddingHead(dim=dim), d2d),
     }
     if size != "full":
-        heads[STRONG] = (EmbeddingHead(dim=dim), dataclasses.replace(d2d, weight=3.0))
+        heads[STRONG] = (EmbeddingHead(dim=dim), dataclasses.replace(d2d, weight=1.5))
     return heads
 
 
@@ -161,7 +161,7 @@ def _protocol(size: Size, subject: Subject) -> str:
     )
     return (
         f"{networks}; the arms differ in head and class loss alone: cross-entropy of weight 1 (projection has none), "
-        "the normalised form on cosines without a temperature, D2D-CE in its exact form (weight .5 as published and 3, "
+        "the normalised form on cosines without a temperature, D2D-CE in its exact form (weight .5 as published and 1.5, "
         f"temperature .5, margin .98). Equal images. {labelled.protocol(size, subject)}"
     )
 
