@@ -161,8 +161,8 @@ def _protocol(size: Size, subject: Subject) -> str:
     )
     return (
         f"{networks}; the arms differ in head and class loss alone: cross-entropy of weight 1 (projection has none), "
-        "the normalised form on cosines without a temperature, D2D-CE in its exact form (weight .5 as published and 1.5, "
-        f"temperature .5, margin .98). Equal images. {labelled.protocol(size, subject)}"
+        "the normalised form on cosines without a temperature, D2D-CE in its exact form (weight .5 as published and "
+        f"1.5, temperature .5, margin .98). Equal images. {labelled.protocol(size, subject)}"
     )
 
 
