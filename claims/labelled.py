@@ -27,7 +27,7 @@ from frugan.models.stylegan2_discriminator import Discriminator
 from frugan.recipes import conditional
 from frugan.training.door import Stats
 from frugan.training.ranks import Ranks
-from frugan.training.recipe import EmaConfig, Recipe, tiny
+from frugan.training.recipe import AdamConfig, EmaConfig, Recipe, tiny
 from frugan.training.run import fit
 from frugan.training.tasks.classes import ClassesConfig
 from frugan.training.tasks.conditioning import Conditioning, ConditioningConfig
@@ -80,7 +80,7 @@ KINDS = Subject(
 
 
 def little(name: str, head: HeadConfig, conditioning: ConditioningConfig | None) -> Recipe:
-    """`reacgan-small` at 16 px, half as wide, with another head, one step of the discriminator, no augmentation."""
+    """`reacgan-small` at 16 px, half as wide, with another head, no augmentation; one step and one rate for both."""
     base = conditional.small(SIDE)
     assert isinstance(base.task, ClassesConfig)
     task = base.task.sized(SIDE, width=WIDTH)
@@ -88,7 +88,8 @@ def little(name: str, head: HeadConfig, conditioning: ConditioningConfig | None)
     task = dataclasses.replace(
         task, discriminator=discriminator, conditioning=conditioning, augment=None, discriminator_steps=1
     )
-    return dataclasses.replace(base, name=name, source="claims", task=task)
+    adams = dict.fromkeys(base.optimisers, AdamConfig(lr=0.0004, beta1=0.5, beta2=0.999, eps=1e-6))
+    return dataclasses.replace(base, name=name, source="claims", task=task, optimisers=adams)
 
 
 def lasting(recipe: Recipe, data: Dataset, size: Size, images: int, snapshot_images: int) -> Recipe:
