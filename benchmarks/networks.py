@@ -101,6 +101,9 @@ def steps(ours: bool, size: str, batch: int) -> dict[str, Callable[[], object]]:
     }
 
 
+_REST = 0.05
+
+
 def measure(size: str, batch: int, seconds: float, folder: Path) -> dict[str, tuple[float, ...]]:
     """The fastest time in seconds of each step: ours, textbook, and exported for sampling. Each runs three times or
     more.
@@ -114,6 +117,8 @@ def measure(size: str, batch: int, seconds: float, folder: Path) -> dict[str, tu
         end = time.perf_counter() + seconds / len(sides[0])
         while len(times[1]) < 4 or time.perf_counter() < end:
             for call, found in zip(calls, times, strict=True):
+                if len(calls) > 2:  # the exported model's own threads go on spinning for a while
+                    time.sleep(_REST)
                 start = clock()
                 call()
                 found.append(clock() - start)
