@@ -11,7 +11,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -201,18 +201,9 @@ def override_all(config: T, settings: Iterable[tuple[str, Any]]) -> T:
     """A copy with the entries at these (path, value) replaced, as `override` does, but all at once: so can settings be
     changed that only fit together. Of one path the last value counts.
     """
-    hints = _hints(type(config))
-    own = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
-    new, inside = dict[str, Any](), dict[str, list[tuple[str, Any]]]()
-    for path, value in settings:
-        name, _, rest = path.partition(".")
-        if name not in own:
-            raise ConfigError(f"{type(config).__name__} has no setting '{name}'{suggest(name, own)}")
-        if rest:
-            inside.setdefault(name, []).append((rest, value))
-        else:
-            new[name] = _parse(hints[name], value, name)
-            inside.pop(name, None)
+    hints, title = _hints(type(config)), type(config).__name__
+    own = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    new, inside = _sorted_out(settings, own, hints.__getitem__, f"{title} has no setting")
     for name, deeper in inside.items():
         new[name] = _override_inside(new.get(name, getattr(config, name)), hints[name], name, deeper)
     return dataclasses.replace(config, **new)  # type: ignore[type-var]
@@ -223,17 +214,29 @@ def _override_inside(current: Any, annotation: Any, name: str, settings: Sequenc
         if not dataclasses.is_dataclass(current):
             raise ConfigError(f"'{name}' is {current!r} and has no setting '{settings[0][0]}'")
         return override_all(current, settings)
-    new, inside = dict(current), dict[str, list[tuple[str, Any]]]()
+    new, inside = _sorted_out(settings, current, lambda _: _value_annotation(annotation), f"{name} has no entry")
+    entries = {**current, **new}
+    return entries | {key: override_all(entries[key], deeper) for key, deeper in inside.items()}
+
+
+def _sorted_out(
+    settings: Iterable[tuple[str, Any]], known: Collection[str], annotation_of: Callable[[str], Any], lacks: str
+) -> tuple[dict[str, Any], dict[str, list[tuple[str, Any]]]]:
+    """(what is replaced whole, by name; what is changed inside, by name). A later replacement undoes earlier changes.
+
+    Raises ConfigError, beginning with `lacks`, for a name that is not known.
+    """
+    new, inside = dict[str, Any](), dict[str, list[tuple[str, Any]]]()
     for path, value in settings:
-        key, _, deeper = path.partition(".")
-        if key not in current:
-            raise ConfigError(f"{name} has no entry '{key}'{suggest(key, current)}")
-        if deeper:
-            inside.setdefault(key, []).append((deeper, value))
+        name, _, rest = path.partition(".")
+        if name not in known:
+            raise ConfigError(f"{lacks} '{name}'{suggest(name, known)}")
+        if rest:
+            inside.setdefault(name, []).append((rest, value))
         else:
-            new[key] = _parse(_value_annotation(annotation), value, path)
-            inside.pop(key, None)
-    return new | {key: override_all(new[key], deeper) for key, deeper in inside.items()}
+            new[name] = _parse(annotation_of(name), value, name)
+            inside.pop(name, None)
+    return new, inside
 
 
 def _parse(annotation: Any, value: Any, path: str) -> Any:
