@@ -16,7 +16,7 @@ from torch import Tensor
 from frugan.evaluation.protocol import CLASSES, PATHS
 from frugan.model import Model
 from frugan.models.biggan import BigGANConfig, BigGANGenerator
-from frugan.models.generator import ImageGenerator, Noise
+from frugan.models.generator import Borrowing, Noise
 from frugan.models.standing import StandingStatistics, stand
 from frugan.models.subnet import Subnet
 from frugan.ops.normalize import Pooling
@@ -41,7 +41,7 @@ class BatchStatistics:
         return f"batch: of each {self.batch} pictures drawn together, so that a picture depends on those beside it"
 
 
-class Together(ImageGenerator):
+class Together(Borrowing):
     """A generator that draws `batch` pictures at once, by their own statistics, and no other number of them."""
 
     family: ClassVar[str] = BigGANGenerator.family
@@ -51,21 +51,10 @@ class Together(ImageGenerator):
         super().__init__()
         self.config, self.generator, self.batch = generator.config, generator, batch
 
-    def codes(
-        self,
-        z: Float[Tensor, "N z_dim"],
-        labels: Float[Tensor, "N num_classes"] | None = None,
-        psi: float | int = 1.0,
-        cutoff: int | None = None,
-    ) -> Float[Tensor, "N code"]:
-        """Those of the generator."""
-        return self.generator.codes(z, labels, psi, cutoff)
-
-    def between(
-        self, start: Float[Tensor, " code"], end: Float[Tensor, " code"], t: Float[Tensor, " F"]
-    ) -> Float[Tensor, "F code"]:
-        """Those of the generator."""
-        return self.generator.between(start, end, t)
+    @property
+    def lender(self) -> BigGANGenerator:
+        """The generator."""
+        return self.generator
 
     def pictures(
         self,

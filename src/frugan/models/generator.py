@@ -92,6 +92,31 @@ class ImageGenerator(nn.Module, ABC):
         return ()
 
 
+class Borrowing(ImageGenerator):
+    """A generator with the codes of another one, its `lender`, that makes pictures of them in a way of its own."""
+
+    @property
+    @abstractmethod
+    def lender(self) -> ImageGenerator:
+        """Whose codes these are."""
+
+    def codes(
+        self,
+        z: Float[Tensor, "N z_dim"],
+        labels: Float[Tensor, "N num_classes"] | None = None,
+        psi: float | int = 1.0,
+        cutoff: int | None = None,
+    ) -> Float[Tensor, "N *code"]:
+        """Those of the lender."""
+        return self.lender.codes(z, labels, psi, cutoff)
+
+    def between(
+        self, start: Float[Tensor, "*code"], end: Float[Tensor, "*code"], t: Float[Tensor, " F"]
+    ) -> Float[Tensor, "F *code"]:
+        """Those of the lender."""
+        return self.lender.between(start, end, t)
+
+
 class TranslatorConfig(Protocol):
     """The settings that every translator has."""
 

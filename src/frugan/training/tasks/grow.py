@@ -20,7 +20,7 @@ from frugan.augment import AugmentConfig
 from frugan.data.dataset import Dataset, to_float
 from frugan.losses.adversarial import AdversarialKind
 from frugan.model import Model
-from frugan.models.generator import ImageGenerator, Noise
+from frugan.models.generator import Borrowing, Noise
 from frugan.models.heads import Verdict
 from frugan.models.progan import ProGANConfig, ProGANDiscriminator, ProGANDiscriminatorConfig, ProGANGenerator
 from frugan.models.subnet import Subnet
@@ -346,7 +346,7 @@ class GrowTask(Adversary):
         self._confidence = state["confidence"].clone()
 
 
-class Enlarged(ImageGenerator):
+class Enlarged(Borrowing):
     """A generator as far as it has grown, whose pictures are enlarged to the full size, pixel by pixel."""
 
     family = ProGANGenerator.family
@@ -355,21 +355,10 @@ class Enlarged(ImageGenerator):
         super().__init__()
         self.net, self.stage, self.config = net, stage, net.config
 
-    def codes(
-        self,
-        z: Float[Tensor, "N z_dim"],
-        labels: Float[Tensor, "N num_classes"] | None = None,
-        psi: float | int = 1.0,
-        cutoff: int | None = None,
-    ) -> Float[Tensor, "N *code"]:
-        """The generator's own."""
-        return self.net.codes(z, labels, psi, cutoff)
-
-    def between(
-        self, start: Float[Tensor, "*code"], end: Float[Tensor, "*code"], t: Float[Tensor, " F"]
-    ) -> Float[Tensor, "F *code"]:
-        """The generator's own."""
-        return self.net.between(start, end, t)
+    @property
+    def lender(self) -> ProGANGenerator:
+        """The generator."""
+        return self.net
 
     def pictures(
         self,
