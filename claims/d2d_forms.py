@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import get_args
 
 from claims import labelled
 from claims import measures as shared
 from claims.harness import Claim, Finding, Measures, Row, Size, Trial, arms, at_end, mean
-from claims.labelled import ACCURACY, BATCH, EMBEDDING
+from claims.labelled import ACCURACY, BATCH
 from frugan.model import Model
 from frugan.models.heads import ClassifierHead, EmbeddingHead, HeadConfig
 from frugan.recipes import conditional
@@ -18,26 +19,29 @@ from frugan.training.tasks.gan import GanConfig
 
 EXACT, RELEASED = "exact", "released"
 STYLE = ("StyleGAN2 cross-entropy", "StyleGAN2 2C", "StyleGAN2 D2D-CE")
-IMAGES, SNAPSHOT = 30_720, 7_680
-LARGE: dict[Size, tuple[int, ...]] = {"smoke": (4,), "cpu": (4,), "full": (4, 8)}
+_PUBLISHED = conditional.reacgan_cifar().training.total_images
+IMAGES: dict[Size, int] = {"smoke": 1, "cpu": 30_720, "gpu": 163_840, "full": _PUBLISHED}
+SNAPSHOTS: dict[Size, int] = {"smoke": 1, "cpu": 7_680, "gpu": 40_960, "full": 2_560_000}
+"""Images between two measurements. Tiny recipes have their own numbers."""
+LARGE: dict[Size, tuple[int, ...]] = {"smoke": (4,), "cpu": (4,), "gpu": (8,), "full": (4, 8)}
 """Larger batches, over the first."""
-WIDTHS = (48, 32, 16)
-"""StyleGAN2's at 4, 8 and 16 px."""
-WEIGHT = 1.5
-"""Of D2D-CE on the ladder. At the published .5 no form learns classes in so short a training."""
+WIDTHS = (64, 48, 32, 16)
+"""StyleGAN2's; the last is that of the largest pictures."""
+WEIGHTS: dict[Size, float] = {"smoke": 1.5, "cpu": 1.5, "gpu": 0.5, "full": 0.5}
+"""Of D2D-CE on the ladder. At the published .5 no form learns classes in a training as short as the cpu size's."""
 LEAST_ACCURACY = 20.0
 """Twice what chance gives with ten classes."""
 
 
 def _ladder(size: Size) -> dict[str, Recipe]:
     """Both forms, and the exact one in larger batches, at a learning rate that grows by the root of the batch."""
-    d2d = D2DConfig(weight=0.5 if size == "full" else WEIGHT, temperature=0.5, margin=0.98)
+    d2d = D2DConfig(weight=WEIGHTS[size], temperature=0.5, margin=0.98)
     base = (
         conditional.reacgan_cifar()
         if size == "full"
-        else labelled.little("d2d-forms", EmbeddingHead(dim=EMBEDDING), d2d)
+        else labelled.little("d2d-forms", size, EmbeddingHead(dim=labelled.SMALL[size].embedding), d2d)
     )
-    batch = base.training.batch if size == "cpu" else BATCH
+    batch = BATCH if size == "full" else base.training.batch
     factor = (batch / base.training.batch) ** 0.5
     base = _batched(base, batch, factor)
     assert isinstance(base.task, ClassesConfig)
@@ -56,13 +60,13 @@ def _batched(recipe: Recipe, batch: int, factor: float) -> Recipe:
 
 
 def _style(size: Size) -> dict[str, Recipe]:
-    dim = 512 if size == "full" else EMBEDDING
+    dim = 512 if size == "full" else labelled.SMALL[size].embedding
     ways: dict[str, tuple[HeadConfig, ConditioningConfig]] = {
         STYLE[0]: (ClassifierHead(), CrossEntropyConfig(weight=1.0)),
         STYLE[1]: (EmbeddingHead(dim=dim), ContrastiveConfig(weight=1.0, temperature=1.0)),
         STYLE[2]: (EmbeddingHead(dim=dim), D2DConfig(weight=0.25, temperature=0.25, margin=0.98)),
     }
-    base = conditional.stylegan2_d2d_cifar() if size == "full" else _small_style()
+    base = conditional.stylegan2_d2d_cifar() if size == "full" else _small_style(size)
     recipes = {}
     for arm, (head, conditioning) in ways.items():
         assert isinstance(base.task, GanConfig)
@@ -72,33 +76,32 @@ def _style(size: Size) -> dict[str, Recipe]:
     return recipes
 
 
-def _small_style() -> Recipe:
-    """The networks of other claims, smaller, at 16 px and batch 32."""
-    base = shared.little("d2d-forms", IMAGES, SNAPSHOT)
+def _small_style(size: Size) -> Recipe:
+    """The networks of other claims, smaller, at batch 32."""
+    base, side, widths = shared.little("d2d-forms", 1, 1), labelled.side(size), _widths(size)
     assert isinstance(base.task, GanConfig)
     generator = dataclasses.replace(
         base.task.generator,
-        resolution=labelled.SIDE,
-        widths=tuple(width for width in WIDTHS for _ in range(2)),
+        resolution=side,
+        widths=tuple(width for width in widths for _ in range(2)),
         num_classes=10,
     )
-    discriminator = dataclasses.replace(
-        base.task.discriminator, resolution=labelled.SIDE, widths=WIDTHS, num_classes=10
-    )
+    discriminator = dataclasses.replace(base.task.discriminator, resolution=side, widths=widths, num_classes=10)
     task = dataclasses.replace(
         base.task, generator=generator, discriminator=discriminator, r1=R1Config(gamma=0.01), style_mixing=0.0
     )
     return _batched(dataclasses.replace(base, task=task), BATCH, 1.0)
 
 
+def _widths(size: Size) -> tuple[int, ...]:
+    return WIDTHS[-(labelled.side(size).bit_length() - 2) :]
+
+
 def _trials(size: Size) -> list[Trial]:
     data, _ = labelled.CLOTHES.sets(size)
     trials = []
     for arm, recipe in (_ladder(size) | _style(size)).items():
-        images, every = (
-            (conditional.reacgan_cifar().training.total_images, 2_560_000) if size == "full" else (IMAGES, SNAPSHOT)
-        )
-        lasting = labelled.lasting(recipe, data, size, images, every)
+        lasting = labelled.lasting(recipe, data, size, IMAGES[size], SNAPSHOTS[size])
         if size == "smoke" and arm == f"{EXACT}, batch {BATCH * LARGE[size][0]}":
             lasting = _batched(lasting, lasting.training.batch * LARGE[size][0], 1.0)
         trials.append(Trial(arm=arm, seed=0, recipe=lasting, data={"images": data}))
@@ -151,11 +154,11 @@ def _protocol(size: Size) -> str:
     networks = (
         "`reacgan-cifar` at batch 32, 128 and 256, and `stylegan2-d2d-cifar`"
         if size == "full"
-        else f"`reacgan`'s small networks, and StyleGAN2 with {', '.join(map(str, WIDTHS))} channels, logistic loss, "
-        "R1 of gamma .01 every 16 iterations, batch 32"
+        else f"`reacgan`'s small networks, and StyleGAN2 with {', '.join(map(str, _widths(size)))} channels, logistic "
+        "loss, R1 of gamma .01 every 16 iterations, batch 32"
     )
     return (
-        f"{networks}. On the ladder weight {0.5 if size == 'full' else WEIGHT:g}, temperature .5, margin .98; on "
+        f"{networks}. On the ladder weight {WEIGHTS[size]:g}, temperature .5, margin .98; on "
         "StyleGAN2 cross-entropy and 2C of weight 1 (temperature 1), D2D-CE of weight and temperature .25, margin .98, "
         "as published. Equal images in all arms; the learning rate grows by the root of the batch, as the authors' did "
         "from batch 64 to 128. A gradient is by the proxies where there are any, by the classifier's weights elsewhere."
@@ -176,4 +179,5 @@ CLAIM = Claim(
     protocol=_protocol,
     aside=labelled.aside,
     sheet=labelled.sheet(),
+    sizes=get_args(Size),
 )

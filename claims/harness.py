@@ -25,10 +25,12 @@ from frugan.training.recipe import Recipe, TrainingConfig
 from frugan.training.run import Start, train
 from frugan.training.tasks.grow import GrowConfig
 
-Size = Literal["smoke", "cpu", "full"]
+Size = Literal["smoke", "cpu", "gpu", "full"]
 Say = Callable[[str], None]
 Measures = dict[str, float]
 Over = Literal["images_seen", "seconds"]
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Where models are trained and measured."""
 Sums = dict[str, tuple[float, float]]
 """Images and processor seconds, by the stage of growing."""
 ERROR = ", standard error"
@@ -113,6 +115,18 @@ class Claim:
     aside: Callable[[Size], Measures] | None = None
     over: Over = "images_seen"
     sheet: Sheet = SAMPLES
+    sizes: tuple[Size, ...] = ("smoke", "cpu", "full")
+
+
+def run_trial(claim: Claim, trial: Trial, size: Size, work: Path, say: Say) -> tuple[list[Row], float]:
+    """Train one trial and measure its kept checkpoints, or go on with it: its rows, and the seconds it trained."""
+    run = work / claim.name / size / trial.name
+    say(f"{trial.name}: {trial.recipe.training.total_images:,} images")
+    watch = _Watch(run / "pace.json", _short(say))
+    outcome = train(run, trial.recipe, trial.data, Start(device="auto", tell=watch.tell))
+    if outcome.reason == "stopped":
+        raise SystemExit(f"{trial.name} was stopped: the same command goes on")
+    return _measured(claim, trial, run, size, say)
 
 
 def run_claim(claim: Claim, size: Size, work: Path, results: Path, say: Say) -> Finding:
@@ -122,14 +136,8 @@ def run_claim(claim: Claim, size: Size, work: Path, results: Path, say: Say) -> 
     """
     trials, rows, seconds, folder = claim.trials(size), [], 0.0, work / claim.name / size
     aside = _aside(claim, size, folder)
-    for number, trial in enumerate(trials, 1):
-        run = folder / trial.name
-        say(f"[{number}/{len(trials)}] {trial.name}: {trial.recipe.training.total_images:,} images")
-        watch = _Watch(run / "pace.json", _short(say))
-        outcome = train(run, trial.recipe, trial.data, Start(device="auto", tell=watch.tell))
-        if outcome.reason == "stopped":
-            raise SystemExit(f"{trial.name} was stopped: the same command goes on")
-        measured, spent = _measured(claim, trial, run, size, say)
+    for trial in trials:
+        measured, spent = run_trial(claim, trial, size, work, say)
         rows += measured
         seconds += spent
     paces = _paces(trials, folder)
@@ -171,7 +179,7 @@ def _measured(claim: Claim, trial: Trial, run: Path, size: Size, say: Say) -> tu
     for checkpoint in sorted((run / "checkpoints").iterdir()):
         if not _is_measured(int(checkpoint.name), trial.recipe.training):
             continue
-        model = load(checkpoint)
+        model = load(checkpoint, device=DEVICE)
         seconds = max(seconds, float(model.info["seconds"]))
         if checkpoint.name not in known:
             known[checkpoint.name] = claim.measure(model, trial, size)
@@ -335,6 +343,8 @@ def _write(
     write.save_png(results / f"{stem}-samples.png", claim.sheet.draw(models, size))
     seeds = sorted({trial.seed for trial in trials})
     machine = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    if DEVICE.type == "cuda":
+        machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     page = (
         f"# {claim.question}\n\n*Source*: {claim.source}\n\n"
         f"**Verdict ({size}): {finding.verdict}.** {finding.text}\n\n"

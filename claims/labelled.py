@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from claims.harness import Measures, Sheet, Size, Trial
+from claims.harness import DEVICE, Measures, Sheet, Size, Trial
 from claims.measures import fashion, feature_name, features, real_features, samples
 from frugan.data import DataConfig, Dataset, prepare, split, to_float
 from frugan.data.demo import demo_base, open_demo
@@ -33,31 +33,56 @@ from frugan.training.tasks.classes import ClassesConfig
 from frugan.training.tasks.conditioning import Conditioning, ConditioningConfig
 from frugan.training.tasks.gan import GanConfig
 
-SIDE = 16
-WIDTH = 8
-EMBEDDING = 64
 BATCH = 32
-"""At the cpu size; so many reals are judged at once at every size."""
-JUDGED: dict[Size, int] = {"smoke": 32, "cpu": 512, "full": 4096}
-FAKES: dict[Size, int] = {"smoke": 16, "cpu": 300, "full": 10_000}
-LEARNED: dict[Size, int] = {"smoke": 64, "cpu": 12_000, "full": 60_000}
-TESTED: dict[Size, int] = {"smoke": 32, "cpu": 2_000, "full": 10_000}
+"""Of small networks; so many reals are judged at once at every size."""
+JUDGED: dict[Size, int] = {"smoke": 32, "cpu": 512, "gpu": 1024, "full": 4096}
+FAKES: dict[Size, int] = {"smoke": 16, "cpu": 300, "gpu": 1_000, "full": 10_000}
+LEARNED: dict[Size, int] = {"smoke": 64, "cpu": 12_000, "gpu": 30_000, "full": 60_000}
+TESTED: dict[Size, int] = {"smoke": 32, "cpu": 2_000, "gpu": 5_000, "full": 10_000}
 _SHOWN = 10
-_ALONE = Ranks(0, 1, torch.device("cpu"))
+_ALONE = Ranks(0, 1, DEVICE)
 NORM, GRADIENT, ACCURACY = "length of h", "gradient at the classifier", "class accuracy, %"
 PROBABILITY = "probability of the true class"
 PULL = "pull of the class loss at h"
 ACTIVE = "active positives, %", "active negatives, %"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Small:
+    """What stands for the published networks in short trainings: pixels, base width, numbers of an embedding.
+
+    `steps` of the discriminator for one of the generator, at these two learning rates (generator's, discriminator's).
+    """
+
+    side: int
+    width: int
+    embedding: int
+    steps: int
+    rates: tuple[float, float]
+
+
+_CPU = Small(side=16, width=8, embedding=64, steps=1, rates=(0.0004, 0.0004))
+SMALL: dict[Size, Small] = {
+    "smoke": _CPU,
+    "cpu": _CPU,
+    "gpu": Small(side=32, width=16, embedding=128, steps=2, rates=(0.0002, 0.0004)),
+}
+"""At the full size the published networks themselves are trained, at 32 px."""
+
+
+def side(size: Size) -> int:
+    """The pixels of pictures."""
+    return SMALL[size].side if size in SMALL else 32
+
+
 def _clothes(size: Size) -> tuple[Dataset, Dataset]:
-    return fashion(size, resolution=32 if size == "full" else SIDE, with_labels=True)
+    return fashion(size, resolution=side(size), with_labels=True)
 
 
 def _kinds(size: Size) -> tuple[Dataset, Dataset]:
     if size == "smoke":
         return _clothes(size)
-    whole = prepare(open_demo("emoji-kinds"), DataConfig(resolution=32 if size == "full" else SIDE, channels=3))
+    whole = prepare(open_demo("emoji-kinds"), DataConfig(resolution=side(size), channels=3))
     return split(whole, 0.2, demo_base)
 
 
@@ -79,17 +104,20 @@ KINDS = Subject(
 )
 
 
-def little(name: str, head: HeadConfig, conditioning: ConditioningConfig | None) -> Recipe:
-    """`reacgan-small` at 16 px, half as wide, with another head, no augmentation; one step and one rate for both."""
-    base = conditional.small(SIDE)
+def little(name: str, size: Size, head: HeadConfig, conditioning: ConditioningConfig | None) -> Recipe:
+    """`reacgan-small` at this size's numbers, with another head, without augmentation, in single precision."""
+    small = SMALL[size]
+    base = conditional.small(small.side)
     assert isinstance(base.task, ClassesConfig)
-    task = base.task.sized(SIDE, width=WIDTH)
+    task = base.task.sized(small.side, width=small.width)
     discriminator = dataclasses.replace(task.discriminator, head=head)
     task = dataclasses.replace(
-        task, discriminator=discriminator, conditioning=conditioning, augment=None, discriminator_steps=1
+        task, discriminator=discriminator, conditioning=conditioning, augment=None, discriminator_steps=small.steps
     )
-    adams = dict.fromkeys(base.optimisers, AdamConfig(lr=0.0004, beta1=0.5, beta2=0.999, eps=1e-6))
-    return dataclasses.replace(base, name=name, source="claims", task=task, optimisers=adams)
+    rates = zip(("generator", "discriminator"), small.rates, strict=True)
+    adams = {net: AdamConfig(lr=rate, beta1=0.5, beta2=0.999, eps=1e-6) for net, rate in rates}
+    training = dataclasses.replace(base.training, precision="fp32")
+    return dataclasses.replace(base, name=name, source="claims", task=task, optimisers=adams, training=training)
 
 
 def lasting(recipe: Recipe, data: Dataset, size: Size, images: int, snapshot_images: int) -> Recipe:
@@ -107,8 +135,9 @@ def lasting(recipe: Recipe, data: Dataset, size: Size, images: int, snapshot_ima
         hold_out=0.0,
     )
     if size == "cpu":
-        ema = EmaConfig(halflife_images=1000.0, rampup=None)
-        training = dataclasses.replace(training, score_images=200, ema=ema)
+        training = dataclasses.replace(training, ema=EmaConfig(halflife_images=1000.0, rampup=None))
+    if size in ("cpu", "gpu"):
+        training = dataclasses.replace(training, score_images=200)
     return dataclasses.replace(recipe, training=training)
 
 
@@ -129,7 +158,9 @@ def health(model: Model, trial: Trial, size: Size) -> Measures:
     with torch.no_grad():
         for rows in order.split(BATCH):
             labels = data.one_hot(rows.numpy())
-            verdict = net(to_float(data.batch(rows.numpy())), conditioning.labels(labels, are_fake=False))
+            assert labels is not None
+            labels = labels.to(DEVICE)
+            verdict = net(to_float(data.batch(rows.numpy()).to(DEVICE)), conditioning.labels(labels, are_fake=False))
             conditioning.note(stats, verdict, labels, ALONE)
             classified = verdict.classified if verdict.embedding is None else verdict.embedding
             if classified is not None:
@@ -149,7 +180,7 @@ def health(model: Model, trial: Trial, size: Size) -> Measures:
     return {label: scale * found[name] for name, (label, scale) in names.items() if name in found}
 
 
-def _pull(head: Head, conditioning: Conditioning, features: Tensor, labels: Tensor | None) -> Float[Tensor, " N"]:
+def _pull(head: Head, conditioning: Conditioning, features: Tensor, labels: Tensor) -> Float[Tensor, " N"]:
     """How long the gradient of the weighted class loss by each picture's features is."""
     with torch.enable_grad():
         h = features.detach().requires_grad_()
@@ -164,7 +195,9 @@ def costs(model: Model, trial: Trial) -> Measures:
     """Weights, and multiply-adds of one picture drawn and judged."""
     net, data = model.discriminator, trial.data["images"]
     assert net is not None
-    reals, labels = to_float(data.batch([0])), data.one_hot([0])
+    labels = data.one_hot([0])
+    assert labels is not None
+    reals, labels = to_float(data.batch([0]).to(DEVICE)), labels.to(DEVICE)
     macs = count_macs(lambda: model.sample([0])).total + count_macs(lambda: net(reals, labels)).total
     return {
         "weights, thousands": (count_parameters(model.generator) + count_parameters(net)) / 1e3,
@@ -290,7 +323,7 @@ def protocol(size: Size, subject: Subject = CLOTHES) -> str:
     what = (
         "The bundled emoji in grey at 16 px with their groups as classes"
         if size == "smoke"
-        else f"{subject.words}; all at {32 if size == 'full' else SIDE} px"
+        else f"{subject.words}; all at {side(size)} px"
     )
     return (
         f"{what}. {FAKES[size]} fakes (seeds from 10000, class = seed mod number of classes, psi 1, averaged weights, "

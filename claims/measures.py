@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from claims.harness import ERROR, Measures, Size
+from claims.harness import DEVICE, ERROR, Measures, Size
 from frugan.data import DataConfig, Dataset, from_arrays, open_source, prepare, prepare_streams
 from frugan.data.dataset import split
 from frugan.data.demo import demo_base, open_demo
@@ -26,6 +26,8 @@ from frugan.training.run import fit
 
 _BATCH = 50
 FASHION = Path("runs/sets/fashion-mnist")
+FASHION_PARTS: dict[Size, tuple[int | None, int | None]] = {"gpu": (30_000, 5_000)}
+"""So many of its pictures to learn from and to compare with; elsewhere all."""
 PATCHES = 32
 
 
@@ -74,7 +76,7 @@ def snapshots(recipe: Recipe, seed: int, images: int, snapshot_images: int) -> R
 
 @functools.cache
 def _extractor() -> torch.nn.Module:
-    return open_extractor("efficientnet_lite0")
+    return open_extractor("efficientnet_lite0").to(DEVICE)
 
 
 def features(images: Tensor, size: Size) -> Tensor:
@@ -83,7 +85,7 @@ def features(images: Tensor, size: Size) -> Tensor:
         return pixel_features(images)
     extractor = _extractor()
     with torch.inference_mode():
-        return torch.cat([extractor(as_rgb(part).float())["pool"] for part in images.split(_BATCH)])
+        return torch.cat([extractor(as_rgb(part.to(DEVICE)).float())["pool"].cpu() for part in images.split(_BATCH)])
 
 
 def feature_name(size: Size) -> str:
@@ -113,7 +115,7 @@ def score(fake_images: Tensor, reference: Dataset, learned: Dataset, count: int,
 
 def samples(model: Model, count: int) -> Tensor:
     """The pictures that are measured: seeds 10000, 10001, ... at psi 1."""
-    return model.sample(range(10_000, 10_000 + count), batch=_BATCH)
+    return model.sample(range(10_000, 10_000 + count), batch=_BATCH).cpu()
 
 
 def fashion(size: Size, *, resolution: int = 32, with_labels: bool = False) -> tuple[Dataset, Dataset]:
@@ -128,7 +130,12 @@ def fashion(size: Size, *, resolution: int = 32, with_labels: bool = False) -> t
     if not (FASHION / "train.zip").is_file():
         raise FileNotFoundError(f"{FASHION} is missing: make it by `frugan data build fashion-mnist --out {FASHION}`")
     config = DataConfig(resolution=resolution, channels=1, labels=labels)
-    return prepare(open_source(FASHION / "train.zip"), config), prepare(open_source(FASHION / "test.zip"), config)
+    limits = zip(("train", "test"), FASHION_PARTS.get(size, (None, None)), strict=True)
+    learned, others = (
+        prepare(open_source(FASHION / f"{part}.zip"), dataclasses.replace(config, limit=limit))
+        for part, limit in limits
+    )
+    return learned, others
 
 
 def pixel_scores(reference: Dataset, count: int) -> PixelScores:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +21,12 @@ from frugan.training.tasks.translate import PairedConfig
 SETS: dict[Size, Path] = {
     "smoke": Path(),
     "cpu": Path("runs/sets/openmoji-pairs"),
+    "gpu": Path("runs/sets/openmoji-pairs"),
     "full": Path("runs/sets/openmoji-pairs-256"),
 }
-SIDES: dict[Size, int] = {"smoke": 16, "cpu": 64, "full": 256}
-EPOCHS: dict[Size, int] = {"smoke": 1, "cpu": 4, "full": 200}
-EVERY: dict[Size, int] = {"smoke": 1, "cpu": 1, "full": 20}
+SIDES: dict[Size, int] = {"smoke": 16, "cpu": 64, "gpu": 128, "full": 256}
+EPOCHS: dict[Size, int] = {"smoke": 1, "cpu": 4, "gpu": 10, "full": 200}
+EVERY: dict[Size, int] = {"smoke": 1, "cpu": 1, "gpu": 2, "full": 20}
 """Epochs between two measurements."""
 DRAWING, NEAREST, MEAN = "the drawing itself", "the nearest training picture", "the mean picture under the lines"
 _SHOWN, _COLUMNS, _CELLS = 24, 3, 16
@@ -160,4 +162,5 @@ CLAIM = Claim(
         text="Held-out drawings, evenly chosen: the drawing, what comes out of it, the colours of the training picture "
         "whose drawing is most alike, and the true colours:",
     ),
+    sizes=get_args(Size),
 )

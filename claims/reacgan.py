@@ -3,10 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import get_args
 
 from claims import labelled
 from claims.harness import Claim, Finding, Measures, Row, Size, Trial, arms, at_end, best, mean
-from claims.labelled import ACCURACY, ACTIVE, CLOTHES, EMBEDDING, GRADIENT, KINDS, NORM, PROBABILITY, PULL, Subject
+from claims.labelled import ACCURACY, ACTIVE, CLOTHES, GRADIENT, KINDS, NORM, PROBABILITY, PULL, Subject
 from frugan.model import Model
 from frugan.models.heads import ClassifierHead, EmbeddingHead, HeadConfig, ProjectionHead
 from frugan.recipes import conditional
@@ -15,8 +16,9 @@ from frugan.training.tasks.classes import ClassesConfig
 from frugan.training.tasks.conditioning import ConditioningConfig, CrossEntropyConfig, D2DConfig
 
 ACGAN, PROJECTION, OURS, STRONG = "ACGAN", "projection", "ReACGAN", "ReACGAN, weight 1.5"
-IMAGES, SNAPSHOT = 32_000, 6_400
-"""At the cpu size: a thousand iterations."""
+IMAGES: dict[Size, int] = {"smoke": 0, "cpu": 32_000, "gpu": 320_000}
+"""A thousand iterations and five thousand, of one and two steps of the discriminator; tiny recipes have their own."""
+SNAPSHOTS = 5
 LEAST_RATIO, COLLAPSED = 3.0, 1.5
 BETTER = 0.95
 """With one seed, more than so many times a score is the same score."""
@@ -24,7 +26,7 @@ BETTER = 0.95
 
 def _heads(size: Size) -> dict[str, tuple[HeadConfig, ConditioningConfig | None]]:
     """By arm. The published weight is for trainings a hundred times as long as the cpu size's."""
-    dim = 512 if size == "full" else EMBEDDING
+    dim = 512 if size == "full" else labelled.SMALL[size].embedding
     d2d = D2DConfig(weight=0.5, temperature=0.5, margin=0.98)
     heads: dict[str, tuple[HeadConfig, ConditioningConfig | None]] = {
         ACGAN: (ClassifierHead(), CrossEntropyConfig(weight=1.0)),
@@ -32,7 +34,7 @@ def _heads(size: Size) -> dict[str, tuple[HeadConfig, ConditioningConfig | None]
         PROJECTION: (ProjectionHead(), None),
         OURS: (EmbeddingHead(dim=dim), d2d),
     }
-    if size != "full":
+    if size in ("smoke", "cpu"):
         heads[STRONG] = (EmbeddingHead(dim=dim), dataclasses.replace(d2d, weight=1.5))
     return heads
 
@@ -55,7 +57,8 @@ def _trials(size: Size, subject: Subject, chosen: Sequence[str]) -> list[Trial]:
             recipe = _published(head, conditioning)
             images, every = recipe.training.total_images, recipe.training.snapshot_images
         else:
-            recipe, images, every = labelled.little("reacgan-claim", head, conditioning), IMAGES, SNAPSHOT
+            recipe = labelled.little("reacgan-claim", size, head, conditioning)
+            images, every = IMAGES[size], IMAGES[size] // SNAPSHOTS
         recipe = labelled.lasting(recipe, data, size, images, every)
         trials.append(Trial(arm=arm, seed=0, recipe=recipe, data={"images": data}))
     return trials
@@ -151,18 +154,21 @@ def _conclude_kinds(rows: Sequence[Row], aside: Measures) -> Finding:
 
 
 def _protocol(size: Size, subject: Subject) -> str:
-    networks = (
-        "`reacgan-cifar`'s networks and settings"
-        if size == "full"
-        else f"BigGAN's ladder, width {labelled.WIDTH}, spectral norms in both networks, hinge loss, batch "
-        f"{labelled.BATCH}, one step of the discriminator, Adam (.5, .999) at 0.0004, embeddings of {EMBEDDING} "
-        "numbers, no augmentation. 16 px and not 32 because an arm of a thousand iterations takes three minutes of a "
-        "core so"
-    )
+    networks = "`reacgan-cifar`'s networks and settings" if size == "full" else _small_networks(labelled.SMALL[size])
+    weights = "weight .5 as published and 1.5" if size in ("smoke", "cpu") else "weight .5 as published"
     return (
         f"{networks}; the arms differ in head and class loss alone: cross-entropy of weight 1 (projection has none), "
-        "the normalised form on cosines without a temperature, D2D-CE in its exact form (weight .5 as published and "
-        f"1.5, temperature .5, margin .98). Equal images. {labelled.protocol(size, subject)}"
+        f"the normalised form on cosines without a temperature, D2D-CE in its exact form ({weights}, temperature .5, "
+        f"margin .98). Equal images. {labelled.protocol(size, subject)}"
+    )
+
+
+def _small_networks(small: labelled.Small) -> str:
+    rates = " and ".join(f"{rate:g}" for rate in small.rates)
+    return (
+        f"BigGAN's ladder, width {small.width}, spectral norms in both networks, hinge loss, batch {labelled.BATCH}, "
+        f"{small.steps} step{'s' * (small.steps > 1)} of the discriminator, Adam (.5, .999) at {rates} (generator, "
+        f"discriminator), embeddings of {small.embedding} numbers, no augmentation, {small.side} px"
     )
 
 
@@ -180,6 +186,7 @@ CLAIM = Claim(
     protocol=functools.partial(_protocol, subject=CLOTHES),
     aside=labelled.aside,
     sheet=labelled.sheet(),
+    sizes=get_args(Size),
 )
 
 MORE_CLASSES = Claim(
@@ -188,10 +195,11 @@ MORE_CLASSES = Claim(
     source="Kang et al. 2021 (arXiv:2111.01118), section 4: ReACGAN's lead grows with the number of classes (CIFAR10, "
     "Tiny-ImageNet, CUB200, ImageNet).",
     shown=(NORM, PROBABILITY, ACCURACY, "recall", "KID"),
-    trials=lambda size: _trials(size, KINDS, (ACGAN, PROJECTION, OURS if size == "full" else STRONG)),
+    trials=lambda size: _trials(size, KINDS, (ACGAN, PROJECTION, STRONG if STRONG in _heads(size) else OURS)),
     measure=lambda model, trial, size: _measure(model, trial, size, KINDS),
     conclude=_conclude_kinds,
     protocol=functools.partial(_protocol, subject=KINDS),
     aside=functools.partial(labelled.aside, subject=KINDS),
     sheet=labelled.sheet(KINDS),
+    sizes=get_args(Size),
 )
