@@ -3,25 +3,22 @@
     python -m benchmarks.official --repository FOLDER [--resolution 256] [--batch 16] [--iterations 32] [--p 0.3]
 
 FOLDER is a checkout of theirs; it is imported, never copied. Both sides train the `auto` settings of one device (R1
-every 16, path length every 4, style mixing .9, ADA bgc at a fixed p) on the same noise; whole periods of 16 iterations
-are timed after one for warming up, in turns. On a GPU their compiled operators are built first (they need a compiler).
+every 16, path length every 4, style mixing .9, ADA bgc at a fixed p) on the same noise, convolutions tried out first
+and without TF32, as there; whole periods of 16 iterations are timed after one for warming up. On a GPU their compiled
+operators are built first; where that fails their slow ones are taken, and the row says so.
 """
 
 import argparse
 import copy
 import dataclasses
 import importlib
-import importlib.util
-import sys
-import time
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from benchmarks import record
+from benchmarks import beside, record
 
 from frugan.augment.ada import AdaConfig
 from frugan.data.dataset import from_arrays
@@ -66,9 +63,10 @@ class Theirs:
     """The same iteration through their networks, loss and augmentation, in the order of their training."""
 
     def __init__(self, repository: Path, recipe: Recipe, pictures: np.ndarray, device: torch.device) -> None:
-        open_repository(repository)
+        beside.open_folder(repository, unused=("requests",))
         self.is_newer = (repository / "training" / "networks_stylegan2.py").is_file()
         self.recipe, self.pictures, self.device = recipe, pictures, device
+        self.note = self.operators()
         torch.manual_seed(0)
         generator, discriminator = (net.train().requires_grad_(False).to(device) for net in self.networks())
         self.generator, self.average = generator, copy.deepcopy(generator).eval()
@@ -82,6 +80,23 @@ class Theirs:
             adam = torch.optim.Adam(net.parameters(), lr=lr, betas=(0.0, 0.99**lazy), eps=1e-8)
             self.phases += [(f"{letter}main", net, adam, 1), (f"{letter}reg", net, adam, every)]
         self.place = np.random.default_rng(0)
+
+    def operators(self) -> str:
+        """Switch their operators on, build the compiled ones; what the row says of it."""
+        ops = "torch_utils.ops"
+        for name in ("conv2d_gradfix", "grid_sample_gradfix"):
+            importlib.import_module(f"{ops}.{name}").enabled = True  # type: ignore[attr-defined]
+        if self.device.type != "cuda":
+            return ", their slow operators"
+        modules: list[Any] = [importlib.import_module(f"{ops}.{name}") for name in ("bias_act", "upfirdn2d")]
+        try:
+            if all(module._init() for module in modules):
+                return ""
+        except (RuntimeError, OSError, ImportError) as error:
+            print(f"their operators do not build, the slow ones are taken: {str(error)[-2000:]}", flush=True)
+        for module in modules:
+            module._init = lambda: False
+        return ", their slow operators: the compiled ones do not build here"
 
     def networks(self) -> tuple[torch.nn.Module, torch.nn.Module]:
         networks = importlib.import_module("training.networks_stylegan2" if self.is_newer else "training.networks")
@@ -118,42 +133,30 @@ class Theirs:
         shared: dict[str, Any] = {"real_c": no_labels, "gen_c": no_labels}
         shared["real_img"] = chosen.to(self.device).float() / 127.5 - 1
         shared |= {"cur_nimg": 0} if self.is_newer else {"sync": True}
-        for name, net, adam, every in self.phases:
+        latents = torch.randn(len(self.phases) * batch, 512, device=self.device).split(batch)
+        for (name, net, adam, every), z in zip(self.phases, latents, strict=True):
             if number % every:
                 continue
             adam.zero_grad(set_to_none=True)
             net.requires_grad_(True)
-            z = torch.randn(batch, 512, device=self.device)
             self.loss.accumulate_gradients(phase=name, gen_z=z, gain=every, **shared)
             net.requires_grad_(False)
-            for parameter in net.parameters():
-                if parameter.grad is not None:
-                    torch.nan_to_num(parameter.grad, nan=0, posinf=1e5, neginf=-1e5, out=parameter.grad)
+            gradients = {each: each.grad for each in net.parameters() if each.grad is not None}
+            flat = torch.cat([gradient.flatten() for gradient in gradients.values()])
+            torch.nan_to_num(flat, nan=0, posinf=1e5, neginf=-1e5, out=flat)
+            parts = flat.split([each.numel() for each in gradients])
+            for parameter, part in zip(gradients, parts, strict=True):
+                parameter.grad = part.reshape(parameter.shape)
             adam.step()
         with torch.no_grad():
             for kept, now in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-                kept.lerp_(now, 0.001)
+                kept.copy_(now.lerp(kept, 0.999))
+            for copied, newest in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+                copied.copy_(newest)
 
     def period(self) -> None:
         for number in range(PERIOD):
             self.iterate(number)
-
-
-def open_repository(repository: Path) -> None:
-    """Make their modules importable; a part of setuptools that is gone by now is given back to them."""
-    sys.path.insert(0, str(repository))
-    if importlib.util.find_spec("pkg_resources") is None:
-        stand_in = types.ModuleType("pkg_resources")
-        stand_in.parse_version = importlib.import_module("packaging.version").parse  # type: ignore[attr-defined]
-        sys.modules["pkg_resources"] = stand_in
-
-
-def timed(period: Callable[[], None], device: torch.device) -> float:
-    began = time.perf_counter()
-    period()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -171,42 +174,31 @@ def main() -> None:
     precision = "fp16" if device.type == "cuda" else "fp32"
     recipe = settings(args.resolution, args.batch, args.p, precision, args.compile, args.channels)
     pictures = np.random.default_rng(0).integers(0, 256, (256, 3, args.resolution, args.resolution), dtype=np.uint8)
-    sides = {
-        "theirs": lambda: Theirs(args.repository, recipe, pictures, device).period,
-        "ours": lambda: ours(recipe, pictures, device),
-    }
-    found: dict[str, list[float]] = {}
-    peaks: dict[str, float | None] = {}
-    for name, build in sides.items():  # one after the other: memory is measured too
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        period = build()
-        timed(period, device)
-        found[name] = [timed(period, device) for _ in range(max(args.iterations // PERIOD, 1))]
-        peaks[name] = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
-        kimg = min(found[name]) * 1000 / (PERIOD * args.batch)
-        memory = "" if peaks[name] is None else f", {peaks[name]:.0f} MiB at most"
-        print(f"{name:7} {kimg:.2f} s for 1000 images{memory}", flush=True)
-        del period
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-    print(f"ours is {min(found['theirs']) / min(found['ours']):.2f} times as fast")
-    if not args.no_record:
-        rows = [
-            record.Row(
-                name=f"training, {name}",
-                size=f"auto {args.resolution}",
-                batch=args.batch,
-                ms=1000 * min(times) / PERIOD,
-                median_ms=1000 * float(np.median(times)) / PERIOD,
-                images_per_second=PERIOD * args.batch / min(times),
-                peak_mb=peaks[name],
-                note=f"{precision}, ADA p {args.p}, {device.type}"
-                + (", compiled" if args.compile and name == "ours" else ""),
-            )
-            for name, times in found.items()
-        ]
-        record.append(rows)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    notes = {"theirs": "", "ours": ", compiled" if args.compile else ""}
+
+    def theirs() -> Callable[[], None]:
+        side = Theirs(args.repository, recipe, pictures, device)
+        notes["theirs"] = side.note
+        return side.period
+
+    found: dict[str, beside.Measured] = {}
+    for name, build in (("theirs", theirs), ("ours", lambda: ours(recipe, pictures, device))):
+        found[name] = beside.measure(build, device, 1, max(args.iterations // PERIOD, 1))
+        row = found[name].row(
+            name=f"training, {name}",
+            size=f"auto {args.resolution}",
+            batch=args.batch,
+            images=PERIOD * args.batch,
+            iterations=PERIOD,
+            note=f"{precision}, ADA p {args.p}, {beside.card(device)}{notes[name]}",
+        )
+        memory = "" if row.peak_mb is None else f", {row.peak_mb:.0f} MiB at most"
+        print(f"{name:7} {row.images_per_second:.1f} images/s, {row.ms:.1f} ms{memory}{notes[name]}", flush=True)
+        if not args.no_record:
+            record.append([row])
+    print(f"ours is {min(found['theirs'].seconds) / min(found['ours'].seconds):.2f} times as fast")
 
 
 if __name__ == "__main__":

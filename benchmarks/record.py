@@ -53,21 +53,21 @@ def machine(threads: int | None = None) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The short hash, with a plus for changes that are not committed; empty outside a checkout."""
-    folder = Path(__file__).parent
-    hashed = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    if hashed.returncode:
+    """The short hash, with a plus for changes that are not committed; empty outside a checkout or without git."""
+    hashed = _git("rev-parse", "--short", "HEAD")
+    if not hashed:
         return ""
-    changed = subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=no", "--", "../src"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return hashed.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    return hashed + ("+" if _git("status", "--porcelain", "--untracked-files=no", "--", "../src") else "")
+
+
+def _git(*arguments: str) -> str:
+    """What git says here; nothing where it fails or is missing."""
+    command = ["git", *arguments]
+    try:
+        said = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return "" if said.returncode else said.stdout.strip()
 
 
 def _cpu() -> str:
