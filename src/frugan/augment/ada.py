@@ -342,7 +342,7 @@ def _backwards(
 
     The inverse of: mirrored, turned by 90 degrees so many times, shifted, scaled, rotated, stretched, rotated, shifted.
     """
-    sides = torch.tensor([width, height]).to(scale)
+    sides = torch.tensor([width, height]).to(scale, non_blocking=True)
     turns = _rotations(torch.cat([quarter_turns * (math.pi / 2), rotation], dim=1))
     mirrored = torch.cat([1 - 2 * flip, torch.ones_like(flip)], dim=1)[:, :, None]
     stretched = torch.exp2(torch.cat([-stretch, stretch], dim=1) - scale)[:, :, None]
@@ -394,10 +394,10 @@ _POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)
 
 def _amplify(x: Tensor, amounts: _Amounts) -> Tensor:
     gains = torch.exp2(amounts["filter"])
-    power = gains.new_tensor(_POWER)
+    power = torch.tensor(_POWER, dtype=gains.dtype).to(gains.device, non_blocking=True)
     gains = gains / (1 + power * (gains.square() - 1)).prod(dim=1, keepdim=True).sqrt()
     colors, opacity = _opacity_apart(x)
-    changed = filter_each(colors, gains @ octaves(len(_POWER)).to(x))
+    changed = filter_each(colors, gains @ octaves(len(_POWER)).to(x, non_blocking=True))
     return changed if opacity is None else torch.cat([changed, opacity], dim=1)
 
 

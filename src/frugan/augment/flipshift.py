@@ -24,7 +24,7 @@ class FlipShift(NamedTuple):
 def draw(uniform: Callable[..., Tensor], height: int, width: int) -> FlipShift:
     """The random numbers for one call; `uniform(*shape)` gives (N, *shape) numbers from [0, 1)."""
     numbers = uniform(3)
-    reach = numbers.new_tensor([int(height * RATIO + 0.5), int(width * RATIO + 0.5)])
+    reach = torch.tensor([int(height * RATIO + 0.5), int(width * RATIO + 0.5)]).to(numbers, non_blocking=True)
     shifts = torch.floor(numbers[:, 1:] * (2 * reach + 1)) - reach
     return FlipShift(numbers[:, 0] < 0.5, shifts.long())
 

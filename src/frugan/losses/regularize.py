@@ -46,7 +46,7 @@ def batch_deviation(
     """The standard deviation (without bias) of all numbers of a batch; `gather` gives the rows of all processes."""
     count, mean = float(images[0].numel() * len(images)), images.mean()
     squares = (images - mean).square().sum()
-    counts, means, parts = gather(torch.stack([mean.new_tensor(count), mean, squares])[None]).unbind(dim=1)
+    counts, means, parts = gather(torch.stack([mean.new_full((), count), mean, squares])[None]).unbind(dim=1)
     total = counts.sum()
     apart = means - (counts * means).sum() / total
     return ((parts.sum() + (counts * apart.square()).sum()) / (total - 1)).sqrt()

@@ -119,7 +119,7 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, weight = ctx.saved_tensors
         stride, padding, groups, transposed, _ = ctx.settings
-        for_x = for_bias = for_link = None
+        for_x = for_bias = None
         if ctx.needs_input_grad[0]:
             # The derivative of one kind is the other kind with the same weights.
             rest = (0, 0) if transposed else _rest(x.shape, grad.shape, weight.shape, stride, padding)
@@ -128,24 +128,27 @@ class _Convolution(torch.autograd.Function):
             for_bias = grad.sum(dim=(0, 2, 3))
         if ctx.needs_input_grad[3]:
             ctx.parcel[:] = x, grad
-            for_link = grad.new_zeros(())
-        return for_x, None, for_bias, for_link, None, None, None, None, None, None
+        return for_x, None, for_bias, None, None, None, None, None, None, None
 
 
 class _WeightLink(torch.autograd.Function):
-    """A number that ties `_Convolution` to its weights; on the way back it turns the parcel into their gradient."""
+    """A number that ties `_Convolution` to its weights; on the way back it turns the parcel into their gradient.
+
+    Its value is nobody's, and no gradient of it is handed back: filling numbers costs a GPU as much as using them.
+    """
 
     @staticmethod
     def forward(weight: Tensor, *settings: Any) -> Tensor:
-        return weight.new_zeros(())
+        return weight.new_empty(())
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         weight, ctx.parcel, *ctx.settings, ctx.transposed = inputs
         ctx.shape = weight.shape
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, _: None) -> tuple[Any, ...]:
         narrow = ctx.parcel.pop()
         wide = ctx.parcel.pop()
         if ctx.transposed:

@@ -147,7 +147,7 @@ def _pooled(x: Tensor, gather: Gather) -> tuple[Tensor, Tensor, Tensor]:
     maps = x.transpose(0, 1).flatten(1).float()
     own = maps.mean(dim=1)
     squares = (maps - own[:, None]).square().sum(dim=1)
-    rows = gather(torch.cat([own.new_tensor([maps.shape[1]]), own, squares])[None])
+    rows = gather(torch.cat([own.new_full((1,), maps.shape[1]), own, squares])[None])
     counts, means, squares = rows.split([1, len(own), len(own)], dim=1)
     total = counts.sum()
     mean = (counts * means).sum(dim=0) / total

@@ -51,8 +51,8 @@ class Spectral(nn.Module):
         """Bring u and v so many steps closer to the singular vectors of the weight as it is."""
         matrix = self.matrix()
         for _ in range(count):
-            self.v.copy_(F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=self.eps))
-            self.u.copy_(F.normalize(torch.mv(matrix, self.v), dim=0, eps=self.eps))
+            F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=self.eps, out=self.v)
+            F.normalize(torch.mv(matrix, self.v), dim=0, eps=self.eps, out=self.u)
 
 
 class SpectralConvolution(Spectral, Convolution):

@@ -40,7 +40,7 @@ def warp(
     large = _doubled(images, taps)
     with torch.no_grad():
         places = _places(matrix, offset, (images.shape[3], images.shape[2]), (large.shape[3], large.shape[2]))
-    return upfirdn2d(_sample(large, places), taps.to(images), down=2, flip_filter=True)
+    return upfirdn2d(_sample(large, places), taps.to(images, non_blocking=True), down=2, flip_filter=True)
 
 
 def _period(size: int) -> int:
@@ -62,9 +62,11 @@ def _doubled(x: Tensor, taps: Tensor) -> Tensor:
     """
     row, source = torch.arange(_BLOCK)[:, None], torch.arange(_BLOCK // 2 + 6)
     tap = row - 2 * source + 11
-    kernel = torch.where((tap >= 0) & (tap < 12), 2 * taps[tap.clamp(0, 11)], 0.0).to(x)
+    kernel = torch.where((tap >= 0) & (tap < 12), 2 * taps[tap.clamp(0, 11)], 0.0).to(x, non_blocking=True)
     down, across = (
-        _mirrored(torch.arange(0, 2 * _period(size) + 1, _BLOCK)[:, None] // 2 - 3 + source, size).to(x.device)
+        _mirrored(torch.arange(0, 2 * _period(size) + 1, _BLOCK)[:, None] // 2 - 3 + source, size).to(
+            x.device, non_blocking=True
+        )
         for size in x.shape[2:]
     )
     x = x.index_select(3, across.flatten())
@@ -79,7 +81,7 @@ def _places(matrix: Tensor, offset: Tensor, size: tuple[int, int], large: tuple[
     The pixels are those that halving needs: from 5 before the first one of the image to 4 after the last one.
     """
     periods, last, centre = (
-        matrix.new_tensor([number(side) for side in sides])[:, None]
+        torch.tensor([number(side) for side in sides]).to(matrix, non_blocking=True)[:, None]
         for number, sides in ((_period, size), (lambda side: side - 1, large), (lambda side: (side - 1) / 2, size))
     )
     columns, rows = (torch.arange(-5, 2 * side + 5, device=matrix.device) / 2 - (side - 1) / 2 for side in size)

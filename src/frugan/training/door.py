@@ -161,7 +161,7 @@ class Batch:
 
 class Stats:
     """Means over the global batch of whatever a task reports; summed on the device, reduced over ranks once an
-    iteration.
+    iteration. All ranks count the same rows, as they share every batch equally.
     """
 
     def __init__(self) -> None:
@@ -181,15 +181,11 @@ class Stats:
             return {}
         names = sorted(self._sums)
         shapes = [self._sums[name].shape for name in names]
-        counts = torch.tensor([self._counts[name] for name in names], device=ranks.device, dtype=torch.float32)
-        flat = ranks.sum_(torch.cat([counts, *(self._sums[name].flatten() for name in names)]))
-        parts = flat[len(names) :].split([shape.numel() for shape in shapes])
-        means = {
-            name: (part / count).reshape(shape)
-            for name, part, count, shape in zip(names, parts, flat[: len(names)], shapes, strict=True)
-        }
+        flat = ranks.sum_(torch.cat([self._sums[name].flatten() for name in names]))
+        parts = flat.split([shape.numel() for shape in shapes])
+        means = torch._foreach_div(parts, [float(self._counts[name] * ranks.world) for name in names])
         self._sums, self._counts = {}, {}
-        return means
+        return {name: mean.reshape(shape) for name, mean, shape in zip(names, means, shapes, strict=True)}
 
     def copy(self) -> "Stats":
         """The same record, on its own from here on."""

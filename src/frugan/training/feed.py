@@ -35,7 +35,8 @@ class Feed:
         if labels is not None:
             labels = labels.to(self._device, non_blocking=True)
         is_map = self.dataset.kind == "labels"
-        return Batch(images if is_map else to_float(images), labels, torch.from_numpy(indices).to(self._device))
+        places = torch.from_numpy(indices).to(self._device, non_blocking=True)
+        return Batch(images if is_map else to_float(images), labels, places)
 
 
 def open_feeds(data: Mapping[str, Dataset], seed: int, device: torch.device) -> dict[str, Feed]:

@@ -1,6 +1,7 @@
 """Steps and averages of weights: Adam over named parameters, one flat gradient sum over ranks, the moving average."""
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -54,7 +55,7 @@ class Optimiser:
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
         norms = torch._foreach_norm(gradients)
-        if not bool(torch.isfinite(torch.stack(norms)).all()):
+        if not math.isfinite(float(torch.stack(norms).amax())):  # the one number of a step that the host waits for
             return False
         self._adam.step()
         return True
@@ -99,9 +100,11 @@ class Average:
         decay = self._config.decay(batch, images_seen)
         for name, net in self._sources.items():
             average = self.nets[name]
-            torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
-            for old, new in zip(average.buffers(), net.buffers(), strict=True):
-                if self._config.buffers and old.is_floating_point():
-                    old.lerp_(new, 1 - decay)
-                else:
-                    old.copy_(new)
+            moved: list[tuple[Tensor, Tensor]] = [*zip(average.parameters(), net.parameters(), strict=True)]
+            copied = [*zip(average.buffers(), net.buffers(), strict=True)]
+            if self._config.buffers:
+                moved += [pair for pair in copied if pair[0].is_floating_point()]
+                copied = [pair for pair in copied if not pair[0].is_floating_point()]
+            torch._foreach_lerp_([old for old, _ in moved], [new for _, new in moved], 1 - decay)
+            if copied:
+                torch._foreach_copy_([old for old, _ in copied], [new for _, new in copied])

@@ -267,8 +267,8 @@ class Adversary(abc.ABC):
         """The labels of random pictures of the set."""
         if self._labels is None or not self._num_classes:
             return None
-        chosen = draw.integers(0, len(self._labels)).cpu()
-        classes = self._labels[chosen].to(draw.device)
+        self._labels = self._labels.to(draw.device)  # where they stay
+        classes = self._labels[draw.integers(0, len(self._labels))]
         return nn.functional.one_hot(classes, self._num_classes).float()
 
     def _show(
@@ -435,8 +435,8 @@ class Adversary(abc.ABC):
         lecam = self._settings.lecam
         if lecam is not None:
             decay = lecam.decay if step.shared["lecam"] else 0.0
-            means = torch.stack([stats["real_logits"], stats["fake_logits"]]).cpu()
-            self._logit_means = self._logit_means.lerp(means, 1 - decay)
+            means = torch.stack([stats["real_logits"], stats["fake_logits"]])
+            self._logit_means = self._logit_means.to(means).lerp(means, 1 - decay)
         images = step.plan.batch * self._settings.discriminator_steps
         self._augmenter.end(stats, images)
         self._deceiver.end(stats, images)

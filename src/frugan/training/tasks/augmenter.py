@@ -49,7 +49,7 @@ class Augmenter:
         """Count in, for each real picture, the sign of the discriminator's logit, or its mean over patches: (N,)."""
         step.stats.add("real_sign", signs)
         if self._ada is not None:
-            step.stats.add("augment_p", self._state[0].to(signs).expand_as(signs))
+            step.stats.add("augment_p", torch.full_like(signs, float(self._state[0])))
 
     def end(self, stats: Mapping[str, Tensor], images: int) -> None:
         """Move ADA's probability by the mean sign over so many real pictures."""
@@ -88,7 +88,7 @@ class Deceiver:
     def note(self, step: Step, count: int) -> None:
         """Count in the probability, for each real picture."""
         if self._config is not None:
-            step.stats.add("deceive_p", self._state[0].to(step.ranks.device).expand(count))
+            step.stats.add("deceive_p", torch.full((count,), float(self._state[0]), device=step.ranks.device))
 
     def end(self, stats: Mapping[str, Tensor], images: int) -> None:
         """Move the probability by the mean sign over so many real pictures."""

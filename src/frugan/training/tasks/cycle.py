@@ -125,18 +125,18 @@ class Pool:
 
     def show(self, images: Float[Tensor, "n C H W"], places: Tensor) -> Float[Tensor, "n C H W"]:
         """What the discriminator sees of new pictures that go to these places: the old ones there, or themselves."""
-        is_old = (places >= 0) & (places < len(self.pictures))
-        if not bool(is_old.any()):
+        rows = ((places >= 0) & (places < len(self.pictures))).nonzero().flatten()
+        if not len(rows):
             return images
-        shown = images.clone()
-        shown[is_old.to(images.device)] = self.pictures[places[is_old]].to(images)
-        return shown
+        self.pictures = self.pictures.to(images)  # where they stay
+        rows, kept = (numbers.to(images.device, non_blocking=True) for numbers in (rows, places[rows]))
+        return images.index_copy(0, rows, self.pictures[kept])
 
     def take(self, images: Float[Tensor, "N C H W"], places: Tensor) -> None:
         """Put the pictures of the global batch where they go."""
-        images, count = images.cpu(), len(self.pictures)
+        count = len(self.pictures)
         fresh = images.new_zeros(max(int(places.max()) + 1 - count, 0), *images.shape[1:])
-        self.pictures = torch.cat([self.pictures.reshape(count, *images.shape[1:]), fresh])
+        self.pictures = torch.cat([self.pictures.to(images).reshape(count, *images.shape[1:]), fresh])
         for image, place in zip(images, places.tolist(), strict=True):
             if place >= 0:
                 self.pictures[place] = image

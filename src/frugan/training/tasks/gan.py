@@ -257,7 +257,8 @@ class GanTask(Adversary):
         w_average = self.generator.mapping.w_avg
         w_average.lerp_(stats["w"].to(w_average), 1 - self.config.w_average_decay)
         if self.config.path_length is not None and "path_length" in stats:
-            self._path_mean = self._path_mean.lerp(stats["path_length"].cpu(), 1 - self.config.path_length.decay)
+            length = stats["path_length"]
+            self._path_mean = self._path_mean.to(length).lerp(length, 1 - self.config.path_length.decay)
 
     def eval_model(self, ema: Mapping[str, nn.Module], images_seen: int) -> Model:
         """The averaged generator with the discriminator as it is."""
