@@ -1,11 +1,12 @@
 """Images per second of the StyleGAN2 networks, ours and the textbook ones, side by side.
 
-    python -m benchmarks.networks [--size small] [--batch 16] [--threads 2] [--seconds 50] [--no-record]
+    python -m benchmarks.networks [--size small] [--batch 16] [--threads 2] [--seconds 50] [--bf16] [--no-record]
 
 The two take turns and the fastest turn of each counts, so that a busy machine slows both alike; with one thread the
 clock is that of the processor, which other programs disturb less. A training image costs one discriminator step on a
-fake and on a real, one generator step, and a sixteenth of R1; no optimiser, no data, no augmentation. Sampling is also
-timed for the same network exported as ONNX, which is how a finished model is used; its noise maps are stored ones.
+fake and on a real, one generator step, and a sixteenth of R1; no optimiser, no data, no augmentation. With --bf16 ours
+computes in bfloat16, the textbook networks in single precision all the same. Sampling is also timed for the same
+network exported as ONNX, which is how a finished model is used; its noise maps are stored ones.
 """
 
 import argparse
@@ -52,8 +53,9 @@ def exported_steps(size: str, batch: int, folder: Path) -> dict[str, Callable[[]
     }
 
 
-def steps(ours: bool, size: str, batch: int) -> dict[str, Callable[[], object]]:
-    """One function for each kind of step, with the same weights and pictures for both."""
+def steps(ours: bool, size: str, batch: int, dtype: torch.dtype | None = None) -> dict[str, Callable[[], object]]:
+    """One function for each kind of step, with the same weights and pictures for both; `dtype` is for ours alone."""
+    kind = {"dtype": dtype} if ours else {}
     settings, config = SIZES[size], generator_config(size)
     width = config.z_dim
     judge = stylegan2_discriminator.StyleGAN2DiscriminatorConfig(**settings)
@@ -64,7 +66,7 @@ def steps(ours: bool, size: str, batch: int) -> dict[str, Callable[[], object]]:
 
     def fakes(count: int) -> torch.Tensor:
         noise = [torch.randn(count, 1, r, r) for r in config.layer_resolutions]
-        images: torch.Tensor = generator(torch.randn(count, width), noise=noise)
+        images: torch.Tensor = generator(torch.randn(count, width), noise=noise, **kind)
         return images
 
     def sample(count: int) -> None:
@@ -73,22 +75,23 @@ def steps(ours: bool, size: str, batch: int) -> dict[str, Callable[[], object]]:
 
     def generator_step() -> None:
         discriminator.requires_grad_(False)
-        adversarial.generator_loss("logistic", discriminator(fakes(batch))).mean().backward()
+        adversarial.generator_loss("logistic", discriminator(fakes(batch), **kind)).mean().backward()
         discriminator.requires_grad_(True)
 
     def discriminator_step() -> None:
         with torch.no_grad():
             fake = fakes(batch)
-        adversarial.discriminator_loss("logistic", discriminator(real), discriminator(fake)).mean().backward()
+        verdicts = discriminator(real, **kind), discriminator(fake, **kind)
+        adversarial.discriminator_loss("logistic", *verdicts).mean().backward()
 
     def r1_step() -> None:
         images = real.clone().requires_grad_()
-        regularize.r1_penalty(discriminator(images), images).mean().backward()
+        regularize.r1_penalty(discriminator(images, **kind), images).mean().backward()
 
     def path_length_step() -> None:
         half = batch // 2
         w = generator.mapping(torch.randn(half, width))
-        images = generator.synthesis(w, [torch.randn(half, 1, r, r) for r in config.layer_resolutions])
+        images = generator.synthesis(w, [torch.randn(half, 1, r, r) for r in config.layer_resolutions], **kind)
         regularize.path_lengths(images, w, torch.randn_like(images)).square().mean().backward()
 
     return {
@@ -104,11 +107,13 @@ def steps(ours: bool, size: str, batch: int) -> dict[str, Callable[[], object]]:
 _REST = 0.05
 
 
-def measure(size: str, batch: int, seconds: float, folder: Path) -> dict[str, tuple[float, ...]]:
+def measure(
+    size: str, batch: int, seconds: float, folder: Path, dtype: torch.dtype | None
+) -> dict[str, tuple[float, ...]]:
     """The fastest time in seconds of each step: ours, textbook, and exported for sampling. Each runs three times or
     more.
     """
-    sides = (steps(True, size, batch), steps(False, size, batch), exported_steps(size, batch, folder))
+    sides = (steps(True, size, batch, dtype), steps(False, size, batch), exported_steps(size, batch, folder))
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     best: dict[str, tuple[float, ...]] = {}
     for name in sides[0]:
@@ -132,11 +137,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=50.0)
+    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--no-record", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        best = measure(options.size, options.batch, options.seconds, Path(folder))
+        best = measure(
+            options.size, options.batch, options.seconds, Path(folder), torch.bfloat16 if options.bf16 else None
+        )
     for name, (ours, plain, *exported) in best.items():
         print(f"{name:14} ours {ours * 1e3:8.1f} ms  textbook {plain * 1e3:8.1f} ms  ratio {plain / ours:.2f}", end="")
         print("".join(f"  exported {took * 1e3:8.1f} ms  ratio {plain / took:.2f}" for took in exported))
@@ -146,10 +154,12 @@ def main() -> None:
         f"ratio {plain / ours:.2f}; sampling ratio {best['sample'][1] / best['sample'][0]:.2f}"
     )
     if not options.no_record:
-        record.append(_rows(best, (ours, plain), options.size, options.batch))
+        record.append(_rows(best, (ours, plain), options.size, options.batch, options.bf16))
 
 
-def _rows(best: dict[str, tuple[float, ...]], training: tuple[float, ...], size: str, batch: int) -> list[record.Row]:
+def _rows(
+    best: dict[str, tuple[float, ...]], training: tuple[float, ...], size: str, batch: int, is_bf16: bool
+) -> list[record.Row]:
     macs = count_macs(steps(True, size, 1)["sample one"]).total
     clock = "processor time" if torch.get_num_threads() == 1 else ""
     rows = []
@@ -164,7 +174,7 @@ def _rows(best: dict[str, tuple[float, ...]], training: tuple[float, ...], size:
                     ms=1000 * seconds,
                     images_per_second=count / seconds,
                     macs=macs if name.startswith("sample") else None,
-                    note=clock,
+                    note="; ".join(part for part in (clock, "bf16" if is_bf16 and side == "ours" else "") if part),
                 )
             )
     return rows

@@ -1,7 +1,7 @@
 """Milliseconds of a translator's forward, eager and exported, and pictures per second of its training.
 
     python -m benchmarks.translation [--width 64] [--side 256] [--threads 2] [--seconds 60] [--targets onnx,openvino]
-        [--note WORDS]
+        [--precisions float32,bfloat16] [--note WORDS]
 
 The dense ResNet of nine blocks. The ways to run it take turns and the fastest turn of each counts. A training image
 costs one step of the patch discriminator on a fake and on a real, and one step of the generator with L1, as pix2pix
@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--targets", default="onnx,openvino")
+    parser.add_argument("--precisions", default="float32,bfloat16", help="of training; bfloat16 is slow where emulated")
     parser.add_argument("--note", default="", help="what a reader should know, such as that the machine was busy")
     parser.add_argument("--no-record", action="store_true")
     options = parser.parse_args()
@@ -104,7 +105,8 @@ def main() -> None:
             record.Row(name=f"translate {name}", size=size, batch=1, ms=best * 1e3, macs=macs, note=options.note)
         )
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    calls = {name: training(net, options.side, options.batch, kind) for name, kind in kinds.items()}
+    chosen = [name for name in options.precisions.split(",") if name]
+    calls = {name: training(net, options.side, options.batch, kinds[name]) for name in chosen}
     for name, best in fastest(calls, options.seconds / 2).items():
         speed = options.batch / best
         print(f"training {name:9} {speed:8.2f} images/s")
