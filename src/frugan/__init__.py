@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from frugan.model import Model
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(path: "Path | str", *, device: str = "cpu") -> "Model":
+def load(path: "Path | str", *, device: "torch.device | str" = "cpu") -> "Model":
     """The trained model at `path`: `demo` (bundled), a run folder (its best checkpoint, else its newest), a checkpoint,
     or a file of other projects (see `frugan.interop`).
 
