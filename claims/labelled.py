@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from claims.harness import DEVICE, Measures, Sheet, Size, Trial
-from claims.measures import fashion, feature_name, features, real_features, samples
+from claims.measures import FASHION_PARTS, fashion, feature_name, features, real_features, samples
 from frugan.data import DataConfig, Dataset, prepare, split, to_float
 from frugan.data.demo import demo_base, open_demo
 from frugan.data.write import Picture, labelled_grid
@@ -318,12 +318,19 @@ def sheet(subject: Subject = CLOTHES) -> Sheet:
     )
 
 
+def _parts(size: Size, subject: Subject) -> str:
+    if subject is not CLOTHES or size not in FASHION_PARTS:
+        return ""
+    learned, others = FASHION_PARTS[size]
+    return f" ({learned:,} of those to learn from, {others:,} of the others)"
+
+
 def protocol(size: Size, subject: Subject = CLOTHES) -> str:
     """How all of this was measured, in words."""
     what = (
         "The bundled emoji in grey at 16 px with their groups as classes"
         if size == "smoke"
-        else f"{subject.words}; all at {side(size)} px"
+        else f"{subject.words}{_parts(size, subject)}; all at {side(size)} px"
     )
     return (
         f"{what}. {FAKES[size]} fakes (seeds from 10000, class = seed mod number of classes, psi 1, averaged weights, "

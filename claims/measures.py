@@ -26,7 +26,7 @@ from frugan.training.run import fit
 
 _BATCH = 50
 FASHION = Path("runs/sets/fashion-mnist")
-FASHION_PARTS: dict[Size, tuple[int | None, int | None]] = {"gpu": (30_000, 5_000)}
+FASHION_PARTS: dict[Size, tuple[int, int]] = {"gpu": (30_000, 5_000)}
 """So many of its pictures to learn from and to compare with; elsewhere all."""
 PATCHES = 32
 
