@@ -311,6 +311,25 @@ def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
         read_torch(path)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_of_a_torchscript_program_come_its_tensors(tmp_path: Path) -> None:
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.names, self.sizes = {"a": 1}, [1, 2]
+            self.linear = nn.Linear(3, 2)
+            self.register_buffer("steps", torch.arange(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x) + self.sizes[0]
+
+    program = torch.jit.script(nn.Sequential(Inner(), nn.ReLU(), Inner()))
+    torch.jit.save(program, tmp_path / "program.pt")
+    read, wanted = read_torch(tmp_path / "program.pt"), program.state_dict()
+    assert read.keys() == wanted.keys() and len(read) == 6
+    assert all(torch.equal(read[name], tensor) for name, tensor in wanted.items())
+
+
 def test_archives_that_are_no_checkpoint_say_so(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("picture.png", b"x" * 100)
@@ -319,7 +338,7 @@ def test_archives_that_are_no_checkpoint_say_so(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "b.pt", "w") as file:
         file.writestr("x/data.pkl", b"N.")
         file.writestr("x/constants.pkl", b"N.")
-    with pytest.raises(InertError, match="TorchScript"):
+    with pytest.raises(InertError, match="TorchScript program is no module"):
         read_torch(tmp_path / "b.pt")
     with zipfile.ZipFile(tmp_path / "c.pt", "w") as file:
         file.writestr("x/data.pkl", b"N.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from frugan.features import inception
 from frugan.features.inception import Inception2015, download_inception_2015, open_inception_2015, state_shapes
@@ -21,6 +21,38 @@ PUBLISHED = {
     "logits_unbiased": [5.81321, 7.13431, -5.56806, 1.4489],
     "logits": [5.86279, 7.02736, -5.45119, 1.53899],
 }
+
+
+NARROW = {"branch1x1": "conv", "branch5x5_1": "tower.conv", "branch5x5_2": "tower.conv_1"}
+NARROW |= {"branch3x3dbl_1": "tower_1.conv", "branch3x3dbl_2": "tower_1.conv_1", "branch3x3dbl_3": "tower_1.conv_2"}
+HALVE = {"branch3x3": "conv", "branch3x3dbl_1": "tower.conv"}
+HALVE |= {"branch3x3dbl_2": "tower.conv_1", "branch3x3dbl_3": "tower.conv_2"}
+MIDDLE = {
+    "branch1x1": "conv",
+    "branch7x7_1": "tower.conv",
+    "branch7x7_2": "tower.conv_1",
+    "branch7x7_3": "tower.conv_2",
+}
+MIDDLE |= {"branch7x7dbl_1": "tower_1.conv", "branch7x7dbl_2": "tower_1.conv_1", "branch7x7dbl_3": "tower_1.conv_2"}
+MIDDLE |= {"branch7x7dbl_4": "tower_1.conv_3", "branch7x7dbl_5": "tower_1.conv_4"}
+HALVE_AGAIN = {"branch3x3_1": "tower.conv", "branch3x3_2": "tower.conv_1", "branch7x7x3_1": "tower_1.conv"}
+HALVE_AGAIN |= {"branch7x7x3_2": "tower_1.conv_1", "branch7x7x3_3": "tower_1.conv_2", "branch7x7x3_4": "tower_1.conv_3"}
+WIDE = {"branch1x1": "conv", "branch3x3_1": "tower_conv", "branch3x3_2a": "tower_mixed_conv"}
+WIDE |= {"branch3x3_2b": "tower_mixed_conv_1", "branch3x3dbl_1": "tower_1_conv", "branch3x3dbl_2": "tower_1_conv_1"}
+WIDE |= {
+    "branch3x3dbl_3a": "tower_1_mixed_conv",
+    "branch3x3dbl_3b": "tower_1_mixed_conv_1",
+    "branch_pool": "tower_2_conv",
+}
+POOLED = {"branch_pool": "tower_2.conv"}
+BLOCKS = {"Mixed_5b": NARROW | POOLED, "Mixed_5c": NARROW | POOLED, "Mixed_5d": NARROW | POOLED, "Mixed_6a": HALVE}
+BLOCKS |= dict.fromkeys(("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"), MIDDLE | POOLED)
+BLOCKS |= {"Mixed_7a": HALVE_AGAIN, "Mixed_7b": WIDE, "Mixed_7c": WIDE}
+SCRIPT_NAMES = {"Conv2d_1a_3x3": "layers.conv", "Conv2d_2a_3x3": "layers.conv_1", "Conv2d_2b_3x3": "layers.conv_2"}
+SCRIPT_NAMES |= {"Conv2d_3b_1x1": "layers.conv_3", "Conv2d_4a_3x3": "layers.conv_4"}
+for number, (block, steps) in enumerate(BLOCKS.items()):
+    place = f"layers.mixed_{number}" if number else "layers.mixed"
+    SCRIPT_NAMES |= {f"{block}.{ours}": f"{place}.{theirs}" for ours, theirs in steps.items()}
 
 
 def invent(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -77,6 +109,38 @@ def test_the_file_is_found_in_torch_hubs_folder(
     with pytest.raises(ValueError, match=r"put .* into .*nowhere.*, or name the file; .* fetches them"):
         open_inception_2015()
     assert torch.equal(named.classifier.weight, network.classifier.weight)
+
+
+def scripted(tensors: dict[str, Tensor], path: Path) -> Path:
+    """A TorchScript program with these tensors as buffers of nested modules."""
+    root = nn.Module()
+    for name, tensor in tensors.items():
+        *places, last = name.split(".")
+        module = root
+        for place in places:
+            if place not in module._modules:
+                module.add_module(place, nn.Module())
+            module = module.get_submodule(place)
+        module.register_buffer(last, tensor)
+    torch.jit.save(torch.jit.script(root), path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_nvidias_torchscript_program_is_read_without_running_it(
+    state: dict[str, Tensor], network: Inception2015, tmp_path: Path
+) -> None:
+    parts = {"conv.weight": "weight", "bn.bias": "beta", "bn.running_mean": "mean", "bn.running_var": "var"}
+    assert len(SCRIPT_NAMES) == len({*SCRIPT_NAMES.values()}) == 94
+    given = {"output.weight": state["fc.weight"], "output.bias": state["fc.bias"]}
+    for ours, theirs in SCRIPT_NAMES.items():
+        given |= {f"{theirs}.{new}": state[f"{ours}.{old}"] for old, new in parts.items()}
+    plain = {name: torch.ones_like(part) if name.endswith("bn.weight") else part for name, part in state.items()}
+    read = open_inception_2015(scripted(given, tmp_path / "inception-2015-12-05.pt"))
+    assert read.fingerprint == Inception2015(plain).fingerprint != network.fingerprint
+    del given["layers.mixed_9.tower_1_mixed_conv_1.beta"]
+    with pytest.raises(ValueError, match=r"not the weights of the Inception .*mixed_9\.tower_1_mixed_conv_1\.beta"):
+        open_inception_2015(scripted(given, tmp_path / "less.pt"))
 
 
 def test_weights_that_do_not_fit_are_named(state: dict[str, Tensor]) -> None:

@@ -21,8 +21,13 @@ from frugan.features.resize import resize
 
 _SIZE = 299
 _EPSILON = 1e-3
+_NETWORK = "the Inception network of 2015"
 _DIGEST = "6726825d"  # the first digits of the SHA-256 stand in the name of the file
-_FILES = (f"weights-inception-2015-12-05-{_DIGEST}.pth", f"pt_inception-2015-12-05-{_DIGEST}.pth")
+_FILES = (
+    f"weights-inception-2015-12-05-{_DIGEST}.pth",
+    f"pt_inception-2015-12-05-{_DIGEST}.pth",
+    "inception-2015-12-05.pt",
+)
 _URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{_FILES[0]}"
 
 
@@ -208,6 +213,42 @@ def state_shapes() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def from_script(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of NVIDIA's TorchScript conversion `inception-2015-12-05.pt` in the layout of the others.
+
+    Its layers are named as in TensorFlow's graph, batch norms have no scale: beta, mean and var alone.
+    """
+    found = {"fc.weight": state["output.weight"], "fc.bias": state["output.bias"]}
+    for ours, theirs in _script_names():
+        beta = state[f"{theirs}.beta"]
+        norm = (torch.ones_like(beta), beta, state[f"{theirs}.mean"], state[f"{theirs}.var"])
+        found[f"{ours}.conv.weight"] = state[f"{theirs}.weight"]
+        found |= {f"{ours}.bn.{part}": tensor for part, tensor in zip(NORM, norm, strict=True)}
+    return found
+
+
+def _script_names() -> Iterator[tuple[str, str]]:
+    """Our names of layers and those of TensorFlow's graph."""
+    for number, (name, *_) in enumerate(_STEM):
+        yield name, f"layers.{_counted('conv', number)}"
+    for number, block in enumerate(_BLOCKS):
+        place, towers = f"layers.{_counted('mixed', number)}", 0
+        joint = "_" if any(branch.fork for branch in block.branches) else "."
+        for branch in block.branches:
+            if branch is block.branches[0] and len(branch.steps) == 1:
+                yield f"{block.name}.{branch.steps[0].name}", f"{place}.conv"
+                continue
+            tower, towers = f"{place}.{_counted('tower', towers)}{joint}", towers + 1
+            for count, step in enumerate(branch.steps):
+                yield f"{block.name}.{step.name}", f"{tower}{_counted('conv', count)}"
+            for count, step in enumerate(branch.fork):
+                yield f"{block.name}.{step.name}", f"{tower}mixed_{_counted('conv', count)}"
+
+
+def _counted(name: str, number: int) -> str:
+    return f"{name}_{number}" if number else name
+
+
 class Inception2015(FeatureExtractor):
     """The Inception network of FID, with a state dict in the layout of the public PyTorch conversions.
 
@@ -235,7 +276,7 @@ class Inception2015(FeatureExtractor):
             self.blocks[block.name] = mixed = _Mixed(width, block)
             width = mixed.width
         self.classifier = nn.Linear(width, 1008)
-        with fitting("the Inception network of 2015"):
+        with fitting(_NETWORK):
             self._load(state)
         self.freeze()
 
@@ -275,9 +316,9 @@ class Inception2015(FeatureExtractor):
 def open_inception_2015(weights: Path | None = None) -> Inception2015:
     """The Inception network of FID with the weights of that file, or of torch hub's folder of checkpoints.
 
-    Nothing is downloaded: see `download_inception_2015`. Raises ValueError where there is no file, with where to put
-    it, or where it is something else. The TorchScript program `inception-2015-12-05.pt` is not read, because it would
-    have to be run.
+    The file may be one of the PyTorch conversions, or NVIDIA's TorchScript program, of which the weights are read and
+    nothing is run. Nothing is downloaded: see `download_inception_2015`. Raises ValueError where there is no file, with
+    where to put it, or where it is something else.
     """
     found = [folder / name for folder in (_hub_folder(),) for name in _FILES if (folder / name).is_file()]
     if weights is None and not found:
@@ -286,7 +327,11 @@ def open_inception_2015(weights: Path | None = None) -> Inception2015:
             "`frugan evaluate` with --download-weights fetches them (95 MB), as does in Python "
             "frugan.features.inception.download_inception_2015(consent=True)"
         )
-    return Inception2015(read_state(weights or found[0], "the Inception network of 2015"))
+    state = read_state(weights or found[0], _NETWORK)
+    if "output.weight" in state:
+        with fitting(_NETWORK):
+            state = from_script(state)
+    return Inception2015(state)
 
 
 def _hub_folder() -> Path:

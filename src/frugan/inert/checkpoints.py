@@ -4,7 +4,7 @@ import io
 import mmap
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +18,7 @@ from frugan.inert.machine import (
     InertPickle,
     Limits,
     Namespace,
+    Record,
     Stream,
     check_tree,
     plain_key,
@@ -27,6 +28,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 _ZIP_START = b"PK\x03\x04"
 _ZIP_ERRORS = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error, OSError)
+_SCRIPT = "__torch__."  # how the names of a TorchScript program's classes begin
 _SHARING = 16  # tensors of a checkpoint may share memory, but not claim more than so many times the file's size
 
 
@@ -149,9 +151,9 @@ class _Storages:
         return storage
 
 
-def _machine(storages: _Storages, constructors: Mapping[str, Constructor] | None) -> InertPickle:
+def _machine(storages: _Storages, constructors: Mapping[str, Constructor] | None, records: bool = False) -> InertPickle:
     table = {**TORCH_CONSTRUCTORS, **(constructors or {})}
-    return InertPickle(table, values=TORCH_VALUES, persistent=storages)
+    return InertPickle(table, values=TORCH_VALUES, persistent=storages, records=records)
 
 
 def _as_values(data: bytes, dtype: torch.dtype) -> Tensor:
@@ -166,6 +168,7 @@ def read_torch(path: Path, *, constructors: Mapping[str, Constructor] | None = N
 
     Tensors may share memory as they did when saved. Parameters come as tensors, ordered dictionaries as dictionaries,
     an `argparse.Namespace` as a dictionary, devices as text. `constructors` allows further names (see InertPickle).
+    Of a TorchScript program (`torch.jit.save`) come its tensors by dotted names, as in its state dict; it is not run.
     Raises InertError for a file that is broken, is not a checkpoint, holds anything else (a whole pickled module, for
     one), or claims more than its size; FileNotFoundError where there is no such file.
     """
@@ -230,8 +233,6 @@ def _read_open_archive(
     if len(heads) != 1:
         raise InertError("this zip file is not a checkpoint written by torch.save")
     head = heads[0]
-    if f"{head}constants.pkl" in names:
-        raise InertError("this is a TorchScript program, not a checkpoint; save its state dict instead")
     if f"{head}byteorder" in names and _entry(archive, f"{head}byteorder", size_bytes) != b"little":
         raise InertError("checkpoints of big-endian machines are not read")
 
@@ -241,8 +242,21 @@ def _read_open_archive(
             raise InertError(f"storage {key[:80]!r} is not as long as it says")
         return _as_values(data, dtype)
 
-    pickled = io.BytesIO(_entry(archive, f"{head}data.pkl", size_bytes))
-    return _machine(_Storages(size_bytes, read), constructors).load(pickled)
+    pickled, storages = io.BytesIO(_entry(archive, f"{head}data.pkl", size_bytes)), _Storages(size_bytes, read)
+    if f"{head}constants.pkl" in names:
+        return dict(_script_tensors(_machine(storages, constructors, records=True).load(pickled), ""))
+    return _machine(storages, constructors).load(pickled)
+
+
+def _script_tensors(module: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that modules of a TorchScript program have as attributes, by the names in its state dict."""
+    if not (isinstance(module, Record) and module.path.startswith(_SCRIPT) and isinstance(module.state, dict)):
+        raise InertError("this TorchScript program is no module")
+    for name, value in module.state.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+        elif isinstance(value, Record) and isinstance(value.state, dict):
+            yield from _script_tensors(value, f"{prefix}{name}.")
 
 
 def _entry(archive: zipfile.ZipFile, name: str, size_bytes: int) -> bytes:
