@@ -88,7 +88,7 @@ def measure(build: Callable[[], Callable[[], object]], device: torch.device, war
         torch.cuda.empty_cache()
     run = build()
     for _ in range(warm):
-        timed(run, device)
+        print(f"warming up: {timed(run, device):.1f} s", flush=True)
     if on_gpu:  # without what trying convolutions out has taken
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
