@@ -6,7 +6,7 @@ from typing import get_args
 
 from claims import labelled
 from claims import measures as shared
-from claims.harness import Claim, Finding, Measures, Row, Size, Trial, arms, at_end, mean
+from claims.harness import Claim, Finding, Measures, Row, Size, Trial, arms, at_end, deviation, mean
 from claims.labelled import ACCURACY, BATCH
 from frugan.model import Model
 from frugan.models.heads import ClassifierHead, EmbeddingHead, HeadConfig
@@ -125,7 +125,7 @@ def _conclude(rows: Sequence[Row], aside: Measures) -> Finding:
 
     def told(names: Sequence[str]) -> str:
         return "; ".join(
-            f"{arm} has {kid} {end[kid][arm]:.1f}, recall {end['recall'][arm]:.2f}, class accuracy "
+            f"{arm} has {kid} {end[kid][arm]:.1f}{_spread(at_end(rows, arm, kid))}, recall {end['recall'][arm]:.2f}, class accuracy "
             f"{end[ACCURACY][arm]:.0f} %"
             for arm in names
         )
@@ -154,6 +154,10 @@ def _conclude(rows: Sequence[Row], aside: Measures) -> Finding:
         return Finding(verdict="not decided", text=text)
     verdict = "held" if all(decided) and len(decided) == len(found) else "mixed" if any(decided) else "did not hold"
     return Finding(verdict=verdict, text=text)  # type: ignore[arg-type]
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f" ± {deviation(values):.1f} over {len(values)} seeds" if len(values) > 1 else ""
 
 
 def _protocol(size: Size) -> str:

@@ -346,6 +346,6 @@ def protocol(size: Size, subject: Subject = CLOTHES) -> str:
         "by construction where it is normalised); the gradient is that of the unweighted mean class loss of a batch by "
         "one class's weights (on the sphere where they are normalised), mean over classes; the pull is the length of "
         "the gradient of a picture's weighted class loss by h, where that of the logit is about 1 by the spectral norm "
-        "of its layer (on StyleGAN2 it is free). One seed: small differences "
-        "mean nothing."
+        "of its layer (on StyleGAN2 it is free). With one seed small "
+        "differences mean nothing."
     )
