@@ -125,8 +125,8 @@ def _conclude(rows: Sequence[Row], aside: Measures) -> Finding:
 
     def told(names: Sequence[str]) -> str:
         return "; ".join(
-            f"{arm} has {kid} {end[kid][arm]:.1f}{_spread(at_end(rows, arm, kid))}, recall {end['recall'][arm]:.2f}, class accuracy "
-            f"{end[ACCURACY][arm]:.0f} %"
+            f"{arm} has {kid} {end[kid][arm]:.1f}{_spread(at_end(rows, arm, kid))}, recall {end['recall'][arm]:.2f}, "
+            f"class accuracy {end[ACCURACY][arm]:.0f} %"
             for arm in names
         )
 
