@@ -17,6 +17,7 @@ from frugan.metrics.multiscale import Descriptors, PyramidConfig, multiscale_sim
 from frugan.model import Model
 from frugan.models.stylegan2 import Generator, StyleGAN2Config
 from frugan.models.stylegan2_discriminator import Discriminator, StyleGAN2DiscriminatorConfig
+from frugan.ops.resample import downsample2d, fir_filter, upsample2d
 from frugan.recipes import RECIPES
 from frugan.training.feed import open_feeds
 from frugan.training.loop import Loop
@@ -226,3 +227,18 @@ def test_multiscale_scores_agree() -> None:
     assert scores("cuda") == pytest.approx(scores("cpu"), rel=1e-4)
     card = multiscale_similarity(*images.cuda())
     torch.testing.assert_close(card.cpu(), multiscale_similarity(*images), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_filters_and_their_derivatives_agree(dtype: torch.dtype) -> None:
+    fir, gradients = fir_filter((1.0, 3.0, 3.0, 1.0)), []
+    for device, kind in (("cuda", dtype), ("cpu", torch.float32)):
+        x = torch.randn(2, 8, 17, 16, generator=torch.Generator().manual_seed(0)).to(device, kind).requires_grad_()
+        up, down = upsample2d(x, fir.to(device)), downsample2d(x, fir.to(device))
+        value = up.float().square().sum() + down.float().square().sum()
+        (first,) = torch.autograd.grad(value, x, create_graph=True)
+        (second,) = torch.autograd.grad(first.float().pow(3).sum(), x)
+        gradients.append([part.detach().float().cpu() for part in (up, down, first, second)])
+    bound = 1e-4 if dtype == torch.float32 else 5e-3
+    for card, processor in zip(*gradients, strict=True):
+        torch.testing.assert_close(card, processor, atol=bound * float(processor.abs().max()), rtol=bound)

@@ -78,6 +78,18 @@ def test_backward_twice_over_a_kept_graph():
     torch.testing.assert_close(torch.autograd.grad(y, [weight])[0], first[1])
 
 
+@pytest.mark.parametrize("stride, padding", [*itertools.product((1, 2, (2, 1)), (0, 1, (0, 2)))])
+@pytest.mark.parametrize("size", [(6, 5), (7, 8)], ids=str)
+def test_depthwise_as_on_a_card(monkeypatch, stride, padding, size):
+    monkeypatch.setattr(convolution, "_is_depthwise_on_card", lambda x, weight, groups: weight.shape[1] == 1)
+    x, weight, bias = draw(2, 3, *size), draw(3, 1, 4, 4, seed=1), draw(3, seed=2)
+    case = {"stride": stride, "padding": padding, "groups": 3}
+    for ours, theirs in ((convolution.convolve, F.conv2d), (convolution.convolve_transposed, F.conv_transpose2d)):
+        got = reference.derivatives(lambda *a, run=ours: run(*a, **case), [x, weight, bias])
+        wanted = reference.derivatives(lambda *a, run=theirs: run(*a, **case), [x, weight, bias])
+        torch.testing.assert_close(got, wanted)
+
+
 def test_the_cpu_runs_channels_last():
     x, weight = draw(2, 4, 6, 6), draw(4, 4, 3, 3)
     for run in (convolution.convolve, convolution.convolve_transposed):

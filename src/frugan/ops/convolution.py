@@ -60,7 +60,7 @@ def _convolve(
     transposed: bool,
     extra: tuple[int, int],
 ) -> Tensor:
-    x = preferred_layout(x)
+    x = x.contiguous() if _is_depthwise_on_card(x, weight, groups) else preferred_layout(x)
     if _has_own_derivatives():
         parcel: list[Tensor] = []
         link = None
@@ -94,9 +94,40 @@ def _run(
     transposed: bool,
     extra: tuple[int, int],
 ) -> Tensor:
+    if transposed and _is_depthwise_on_card(x, weight, groups):
+        return _depthwise_transposed(x, weight, bias, stride, padding, extra)
     if transposed:
         return F.conv_transpose2d(x, weight, bias, stride, padding, extra, groups)
     return F.conv2d(x, weight, bias, stride, padding, 1, groups)
+
+
+def _is_depthwise_on_card(x: Tensor, weight: Tensor, groups: int) -> bool:
+    """Whether torch has kernels of its own for this on a GPU, which want each channel in one piece.
+
+    Channels-last, or as a transposed convolution, it would leave it to cuDNN's kernels for groups.
+    """
+    return x.device.type == "cuda" and groups > 1 and weight.shape[1] == 1 and weight.shape[0] == groups
+
+
+def _depthwise_transposed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    extra: tuple[int, int],
+) -> Tensor:
+    """The transposed depthwise convolution as what it is, the derivative of a depthwise one by its input."""
+    size = [
+        (x.shape[axis + 2] - 1) * stride[axis] - 2 * padding[axis] + weight.shape[axis + 2] + extra[axis]
+        for axis in (0, 1)
+    ]
+    wide = x.new_empty(*x.shape[:2], *size)  # only its shape counts
+    gradients = torch.ops.aten.convolution_backward(
+        x, wide, weight, None, stride, padding, (1, 1), False, (0, 0), x.shape[1], (True, False, False)
+    )
+    result: Tensor = gradients[0]
+    return result if bias is None else result + bias[:, None, None]
 
 
 class _Convolution(torch.autograd.Function):
