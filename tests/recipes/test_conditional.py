@@ -53,7 +53,9 @@ def test_lengths_count_real_pictures() -> None:
         ("reacgan-imagenet-256", 1.0, 0.5, 0.98, 2048),
         ("reacgan-imagenet-2048", 0.5, 0.25, 0.90, 2048),
         ("stylegan2-d2d-cifar", 0.25, 0.25, 0.98, 512),
-        ("stylegan2-d2d-afhq", 0.5, 0.5, 0.95, 512),
+        ("stylegan2-d2d-cub200", 0.25, 0.25, 0.95, 1024),
+        ("stylegan2-d2d-afhq", 0.5, 0.5, 0.95, 1024),
+        ("stylegan2-d2d-imagenet", 0.5, 0.25, 0.90, 2048),
     ],
 )
 def test_data_to_data_settings_are_the_published_ones(

@@ -125,7 +125,7 @@ def stylegan2_d2d_afhq() -> Recipe:
         num_classes=3,
         steps=200_000,
         batch=64,
-        head=EmbeddingHead(dim=512),
+        head=EmbeddingHead(dim=1024),
         d2d=D2DConfig(weight=0.5, temperature=0.5, margin=0.95),
         r1_gamma=0.5,
         mapping_layers=8,
