@@ -100,7 +100,9 @@ def test_override_reaches_inside() -> None:
     [
         ("shap.radius", "1", "did you mean 'shape'"),
         ("shape.radius", "wide", "finite number"),
-        ("frame.side", "1", "'frame' is None"),
+        ("frame.side", "1", "'frame' is None and has no setting 'side'; give 'frame' whole, as JSON"),
+        ("frame", "{side: 1}", "frame: a table or list is written as JSON, with names and text in double quotes"),
+        ("sizes", "[1; 2]", "sizes: a table or list is written as JSON"),
         ("inks.rd.radius", "1", "did you mean 'red'"),
         ("title.length", "1", "has no setting 'length'"),
     ],

@@ -212,7 +212,8 @@ def override_all(config: T, settings: Iterable[tuple[str, Any]]) -> T:
 def _override_inside(current: Any, annotation: Any, name: str, settings: Sequence[tuple[str, Any]]) -> Any:
     if not isinstance(current, Mapping):
         if not dataclasses.is_dataclass(current):
-            raise ConfigError(f"'{name}' is {current!r} and has no setting '{settings[0][0]}'")
+            whole = f"; give '{name}' whole, as JSON" if current is None else ""
+            raise ConfigError(f"'{name}' is {current!r} and has no setting '{settings[0][0]}'{whole}")
         return override_all(current, settings)
     new, inside = _sorted_out(settings, current, lambda _: _value_annotation(annotation), f"{name} has no entry")
     entries = {**current, **new}
@@ -250,7 +251,10 @@ def _parse(annotation: Any, value: Any, path: str) -> Any:
         except ConfigError:
             if isinstance(error, ConfigError):
                 raise error from None
-            raise
+            if not value.lstrip().startswith(("{", "[")):
+                raise
+            what = "a table or list is written as JSON, with names and text in double quotes"
+            raise ConfigError(f"{path}: {what}, got {value!r}: {error}") from None
 
 
 def differences(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
