@@ -1,6 +1,7 @@
 """Spectral normalisation against torch's and against singular values."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,9 +14,12 @@ from frugan.ops.spectral import (
     SpectralTransposedConvolution,
     folded_state,
     iterate_together,
+    kernels,
+    kernels_together,
     power_iterate,
     settle,
     settle_exactly,
+    using,
 )
 
 
@@ -112,6 +116,61 @@ def test_layers_of_one_shape_together():
         torch.testing.assert_close(ours.v, other.v)
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: SpectralConvolution(5, 7, 3),
+        lambda: SpectralTransposedConvolution(5, 7, 4),
+        lambda: SpectralLinear(5, 7),
+        lambda: SpectralEmbedding(7, 5),
+    ],
+)
+def test_kernels_of_one_shape_together(build):
+    torch.manual_seed(3)
+    layers = [build().double() for _ in range(3)]
+    others = copy.deepcopy(layers)
+    found = kernels_together(layers)
+    sum(kernel.sin().sum() for kernel in found).backward()
+    for layer, other, kernel in zip(layers, others, found, strict=True):
+        torch.testing.assert_close(kernel, other.weight / (other.matrix() * torch.outer(other.u, other.v)).sum())
+        other.kernel().sin().sum().backward()
+        torch.testing.assert_close(layer.weight.grad, other.weight.grad)
+
+
+def test_kernels_at_hand_are_used_with_their_gradients():
+    network, x = nn.Sequential(made(), nn.ReLU(), made(7, 4)), torch.randn(2, 5, 6, 6)
+    other = copy.deepcopy(network)
+    found = kernels(network)
+    assert set(found) == {network[0], network[2]}
+    with using(found):
+        assert network[0].kernel() is found[network[0]]
+        assert network[0].kernel() is not copy.deepcopy(network[0]).kernel()
+        first, second = network(x), network(2 * x)
+    assert network[0].kernel() is not found[network[0]]
+    assert torch.equal(first, other(x)) and torch.equal(second, other(2 * x))
+    (first + second).square().sum().backward()
+    (other(x) + other(2 * x)).square().sum().backward()
+    torch.testing.assert_close(network[0].weight.grad, other[0].weight.grad)
+
+
+def test_kernels_at_hand_are_left_after_an_error_and_belong_to_one_thread():
+    outside, inside = made(), made()
+    with pytest.raises(RuntimeError), using(kernels(outside)), using(kernels(inside)):
+        assert outside.kernel() is outside.kernel() and inside.kernel() is inside.kernel()
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(inside.kernel).result() is not inside.kernel()
+        raise RuntimeError
+    assert outside.kernel() is not outside.kernel()
+
+
+def test_a_compiled_layer_makes_its_own_kernel(monkeypatch):
+    layer = made()
+    found = kernels(layer)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    with using(found):
+        assert layer.kernel() is not found[layer] and torch.equal(layer.kernel(), found[layer])
+
+
 def torchs(layer, plain):
     """torch's own spectral norm of a layer, with the same weight and vectors."""
     conv = nn.utils.spectral_norm(plain, eps=1e-6)
@@ -154,7 +213,9 @@ def test_the_least_length():
 
 def test_networks_without_numbers_are_left_alone():
     with torch.device("meta"):
-        power_iterate(SpectralLinear(3, 2))
+        layer = SpectralLinear(3, 2)
+    power_iterate(layer)
+    assert kernels(layer) == {}
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(7, 5), (5, 7)])

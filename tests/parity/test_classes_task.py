@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from frugan.data import from_arrays
 from frugan.interop.studiogan import Told, from_authors
 from frugan.models.heads import Verdict
-from frugan.ops.spectral import power_iterate
+from frugan.ops.spectral import kernels, power_iterate
 from frugan.training.door import Batch, Draw, Phase, Plan, Share, Stats, Step
 from frugan.training.optimise import Average, Optimiser
 from frugan.training.ranks import Ranks
@@ -74,9 +74,11 @@ class AsTheirs(ClassesTask):
 
     twin_is_first = False
 
-    def paint(self, *arguments: Any, **keywords: Any) -> Any:
+    def paint(self, step: Step, *arguments: Any, **keywords: Any) -> Any:
         power_iterate(self.generator)
-        return super().paint(*arguments, **keywords)
+        with torch.no_grad():
+            step.shared["kernels"] = kernels(self.generator)
+        return super().paint(step, *arguments, **keywords)
 
     def ask(self, *arguments: Any, **keywords: Any) -> Verdict:
         power_iterate(self.discriminator)

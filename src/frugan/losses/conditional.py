@@ -109,7 +109,7 @@ def similarities(
     v = F.normalize(at_least_float32(proxies), dim=1)
     classes = labels.argmax(dim=1).to(f.dtype)  # as numbers that `gather` takes
     columns, column_classes = group.gather(f), group.gather(classes)
-    place = torch.arange(len(f), device=f.device) * group.world + group.rank
+    place = torch.arange(group.rank, len(columns), group.world, device=f.device)
     with torch.autocast(f.device.type, enabled=False):
         pairs = f @ columns.T
     return Similarities(

@@ -230,7 +230,7 @@ def conv2d_nearest_up(
     The weights may come in float32 for maps of half precision: they are cast after they are combined.
     Source: Karras et al. 2018 (ProGAN), the authors' "fused scale". Equal at the borders, too.
     """
-    kernel = _combined(weight.flip([2, 3]), 1.0).to(x.dtype)
+    kernel = _combined(weight.flip([2, 3]), 4.0).to(x.dtype)
     return convolve_transposed(x, kernel.transpose(0, 1), bias, stride=2, padding=1)
 
 
@@ -241,14 +241,14 @@ def conv2d_average_down(
 
     As `conv2d_nearest_up` otherwise.
     """
-    return convolve(x, _combined(weight, 0.25).to(x.dtype), bias, stride=2, padding=1)
+    return convolve(x, _combined(weight, 1.0).to(x.dtype), bias, stride=2, padding=1)
 
 
 def _combined(weight: Float[Tensor, "C_out C_in 3 3"], gain: float) -> Float[Tensor, "C_out C_in 4 4"]:
-    """The sum of the four copies of the kernel, moved by 0 or 1 along each axis, times `gain`."""
-    row = torch.eye(3, 4, device=weight.device, dtype=weight.dtype)
-    row = row + row.roll(1, dims=1)
-    kernel: Tensor = weight.flatten(2) @ (torch.kron(row, row) * gain)
+    """The mean of the four copies of the kernel, moved by 0 or 1 along each axis, times `gain`."""
+    one_each = torch.eye(9, device=weight.device, dtype=weight.dtype).view(9, 1, 3, 3)
+    moved = F.avg_pool2d(one_each, 2, stride=1, padding=1).flatten(1)
+    kernel: Tensor = weight.flatten(2) @ (moved * gain)
     return kernel.view(*weight.shape[:2], 4, 4)
 
 

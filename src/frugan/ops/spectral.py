@@ -4,7 +4,10 @@ Source: Miyato et al. 2018, "Spectral Normalization for Generative Adversarial N
 The weight is taken as a matrix of one row for each output; u and v approximate its first singular vectors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -17,6 +20,12 @@ from frugan.ops.elastic import Convolution, TransposedConvolution
 _FIRST_ITERATIONS = 15
 EPS = 1e-12
 """What a vector's length counts as at least while it is brought to length 1; StudioGAN has 1e-6."""
+
+
+def _over_norm(weight: Tensor, outer: Tensor, first: int = 0) -> Tensor:
+    """Weights over the sums of their products with `outer` along the axes from `first` on."""
+    # No matrix product, which autocast would do in half precision.
+    return weight / (weight * outer).sum(dim=tuple(range(first, weight.ndim)), keepdim=True)
 
 
 class Spectral(nn.Module):
@@ -43,8 +52,13 @@ class Spectral(nn.Module):
 
     def kernel(self) -> Float[Tensor, "*shape"]:
         """The weight over its spectral norm, u W v; the gradient takes u and v for constants."""
-        # No matrix product, which autocast would do in half precision.
-        return self.weight / (self.matrix() * (self.u[:, None] * self.v)).sum()
+        # A compiled graph knows no context variables.
+        found = None if torch.compiler.is_compiling() else _AT_HAND.get().get(self)
+        return _over_norm(self.weight, self.outer(self.u, self.v)) if found is None else found
+
+    def outer(self, u: Float[Tensor, "*n outputs"], v: Float[Tensor, "*n rest"]) -> Float[Tensor, "..."]:
+        """The products of all pairs of their numbers, (*n, *the weight's shape)."""
+        return (u[..., None] * v[..., None, :]).reshape(*u.shape[:-1], *self.weight.shape)
 
     @torch.no_grad()
     def iterate(self, count: int = 1) -> None:
@@ -83,6 +97,11 @@ class SpectralTransposedConvolution(Spectral, TransposedConvolution):
     def matrix(self) -> Float[Tensor, "outputs rest"]:
         """The weight, a row for each output."""
         return self.weight.transpose(0, 1).flatten(1)
+
+    def outer(self, u: Float[Tensor, "*n outputs"], v: Float[Tensor, "*n rest"]) -> Float[Tensor, "..."]:
+        """The products of all pairs of their numbers, (*n, *the weight's shape)."""
+        inputs, outputs, *kernel = self.weight.shape
+        return (u[..., None] * v[..., None, :]).reshape(*u.shape[:-1], outputs, inputs, *kernel).transpose(-4, -3)
 
 
 class SpectralLinear(Spectral):
@@ -124,23 +143,61 @@ class SpectralEmbedding(Spectral, Embedding):
         self._add_vectors(eps)
 
 
+_AT_HAND: ContextVar[Mapping[Spectral, Tensor]] = ContextVar("_AT_HAND", default=MappingProxyType({}))
+
+
+def kernels(network: nn.Module) -> dict[Spectral, Tensor]:
+    """The kernel of each spectral layer as weights, u and v are now, for `using`; gradients flow as in a call."""
+    found: dict[Spectral, Tensor] = {}
+    for layers in _together(network):
+        if len(layers) > 1:
+            found.update(zip(layers, kernels_together(layers), strict=True))
+        else:
+            found[layers[0]] = layers[0].kernel()
+    return found
+
+
+@contextmanager
+def using(found: Mapping[Spectral, Tensor]) -> Iterator[None]:
+    """Within it these layers run with these kernels, in this thread: for calls between which no weight changes."""
+    token = _AT_HAND.set({**_AT_HAND.get(), **found})
+    try:
+        yield
+    finally:
+        _AT_HAND.reset(token)
+
+
+def kernels_together(layers: Sequence[Spectral]) -> tuple[Tensor, ...]:
+    """The kernel of each of these layers, which are of one kind and shape, in a few calls for all of them."""
+    weights = torch.stack([layer.weight for layer in layers])
+    u, v = torch.stack([layer.u for layer in layers]), torch.stack([layer.v for layer in layers])
+    return _over_norm(weights, layers[0].outer(u, v), first=1).unbind()
+
+
+def _together(network: nn.Module) -> list[list[Spectral]]:
+    """The spectral layers of a network; in one list those of one kind and shape.
+
+    On the CPU each is alone: copying weights side by side costs a processor what it saves.
+    """
+    groups: dict[object, list[Spectral]] = {}
+    for module in network.modules():
+        if isinstance(module, Spectral) and not module.weight.is_meta:
+            weight = module.weight
+            kind = (type(module), module.eps, weight.shape, weight.dtype, weight.device)
+            groups.setdefault(module if weight.device.type == "cpu" else kind, []).append(module)
+    return list(groups.values())
+
+
 def power_iterate(network: nn.Module, count: int = 1) -> None:
     """One power iteration, or `count`, in every spectral layer of a network; a task makes one after each step.
 
     Nothing is drawn: networks of equal weights stay equal.
     """
-    groups: dict[tuple[object, ...], list[Spectral]] = {}
-    for module in network.modules():
-        if isinstance(module, Spectral) and not module.weight.is_meta:
-            weight = module.weight
-            key = (module.matrix().shape, module.eps, weight.dtype, weight.device)
-            groups.setdefault(key, []).append(module)
-    for layers in groups.values():
-        if len(layers) > 1 and layers[0].weight.device.type != "cpu":
+    for layers in _together(network):
+        if len(layers) > 1:
             iterate_together(layers, count)
-        else:  # copying the weights side by side costs a processor what it saves
-            for layer in layers:
-                layer.iterate(count)
+        else:
+            layers[0].iterate(count)
 
 
 @torch.no_grad()

@@ -266,7 +266,7 @@ def test_the_state_of_the_classifier_is_that_of_autograd() -> None:
         verdict = task.discriminator(images, labels)
         stats = Stats()
         ranks = make_loop(make("gan")).ranks
-        task.conditioning.note(stats, verdict, labels, ranks)
+        task.conditioning.teach(stats, verdict, labels, verdict, labels, ranks)
         noted = stats.reduce(ranks)
         if verdict.classes is not None:
             (wanted,) = torch.autograd.grad(
@@ -429,6 +429,32 @@ def test_spectral_norms_follow_once_an_iteration() -> None:
     top = torch.linalg.matrix_norm(matrix, 2)  # type: ignore[arg-type]
     assert float(stats["generator_singular"]) >= 0.5 * float(top)
     assert float(stats["discriminator_singular"]) > 0
+
+
+def test_singular_values_are_looked_at_in_every_16th_iteration() -> None:
+    loop, _ = start(classes_config(discriminator_steps=2))
+    names = {"generator_singular", "discriminator_singular"}
+    found = [names <= loop.iterate().keys() for _ in range(18)]
+    assert [index for index, noted in enumerate(found) if noted] == [0, 16]
+
+
+def test_the_generators_kernels_are_made_once_for_all_steps_of_the_discriminator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, task = start(classes_config(discriminator_steps=3), micro_batch=4)
+    asked: list[torch.nn.Module] = []
+    kernels = classes_module.kernels
+
+    def counted(network: torch.nn.Module) -> Any:
+        asked.append(network)
+        return kernels(network)
+
+    monkeypatch.setattr(classes_module, "kernels", counted)
+    for _ in range(2):
+        loop.iterate()
+        # Once for the discriminator's steps; with gradients for each of the two micro-batches of the generator's own.
+        assert asked.count(task.generator) == 1 + 2 and asked.count(task.discriminator) == 4 * 2
+        asked.clear()
 
 
 def test_the_average_is_the_newest_weights_until_it_starts() -> None:

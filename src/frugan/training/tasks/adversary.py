@@ -341,10 +341,12 @@ class Adversary(abc.ABC):
             self.reals(step, batch), self.real_labels(batch), fakes.images, labels, draw
         )
         of_reals, of_fakes = self._show_both(step, reals, real_labels, fakes.images, labels, draw)
-        self._note(step, fakes, of_reals.verdict, real_labels, of_fakes.verdict)
+        self._note(step, fakes, of_reals.verdict, of_fakes.verdict)
         loss = self.conditioning.tell_apart(config.loss, of_reals.verdict, real_labels, of_fakes.verdict, labels)
         terms = {"loss": loss, **self.more_terms(fakes)}
-        terms |= self.conditioning.teach(of_reals.verdict, real_labels, of_fakes.verdict, labels, step.ranks)
+        terms |= self.conditioning.teach(
+            step.stats, of_reals.verdict, real_labels, of_fakes.verdict, labels, step.ranks
+        )
         yield (
             terms
             | self._logit_terms(step, of_reals, of_fakes)
@@ -402,7 +404,7 @@ class Adversary(abc.ABC):
             value = regularize.wgan_gp(logits, points, config.target if isinstance(config, WganGpConfig) else 1.0)
         return {"gradient_penalty": config.weight * value}
 
-    def _note(self, step: Step, fakes: Painted, reals: Verdict, real_labels: Tensor | None, of_fakes: Verdict) -> None:
+    def _note(self, step: Step, fakes: Painted, reals: Verdict, of_fakes: Verdict) -> None:
         if fakes.w is not None:
             step.stats.add("w", fakes.w[:, 0])
         signs = adversarial.realness(self._settings.loss, reals.logits, of_fakes.logits).sign()
@@ -410,7 +412,6 @@ class Adversary(abc.ABC):
         self._deceiver.note(step, len(signs))
         step.stats.add("real_logits", reals.logits)
         step.stats.add("fake_logits", of_fakes.logits)
-        self.conditioning.note(step.stats, reals, real_labels, step.ranks)
 
     def _r1_losses(self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw) -> dict[str, Tensor]:
         config = self._settings.r1

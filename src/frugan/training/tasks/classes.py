@@ -32,7 +32,7 @@ from frugan.models.heads import Verdict
 from frugan.models.ladder import doublings
 from frugan.models.standing import StandingStatistics, stand
 from frugan.ops.normalize import Pooling
-from frugan.ops.spectral import power_iterate, settle_exactly
+from frugan.ops.spectral import kernels, power_iterate, settle_exactly, using
 from frugan.training.door import Batch, Draw, Phase, Plan, Published, Shared, Step
 from frugan.training.tasks.adversary import (
     Adversary,
@@ -56,6 +56,9 @@ from frugan.training.tasks.statistics import (
     note_statistics,
 )
 from frugan.training.tasks.terms import LatentOptimisationConfig, TermsConfig, at_least, share
+
+_SINGULAR_EVERY = 16
+"""Iterations from one look at the singular values to the next."""
 
 _Network = TypeVar("_Network", BigGANConfig, BigGANDiscriminatorConfig)
 
@@ -186,7 +189,8 @@ class ClassesTask(Adversary):
         return self._plan
 
     def begin(self, step: Step, draw: Shared) -> None:
-        """What is shared, and the largest singular value of each side's layers as they are used now.
+        """What is shared: the generator's kernels too, whose weights stay until its own step. In every 16th iteration
+        the largest singular value of each side's layers as they are used now is noted.
 
         Raises ValueError for latent optimisation in several processes: statistics of batches are differentiated twice
         there, which goes through one process only.
@@ -194,7 +198,10 @@ class ClassesTask(Adversary):
         super().begin(step, draw)
         if self.config.latent_optimisation is not None and step.ranks.world > 1:
             raise ValueError(f"latent_optimisation works in one process, got {step.ranks.world}: train with one")
-        for name in ("generator", "discriminator"):
+        with torch.no_grad():
+            step.shared["kernels"] = kernels(self.generator)
+        iteration = step.images_seen // (step.plan.batch * self.config.discriminator_steps)
+        for name in ("generator", "discriminator") if iteration % _SINGULAR_EVERY == 0 else ():
             value = largest_singular_value(self.nets[name])
             if value is not None:
                 step.stats.add(f"{name}_singular", value[None])
@@ -226,11 +233,12 @@ class ClassesTask(Adversary):
     ) -> Painted:
         """Pictures by the statistics of their own batch, which are noted in the generator's step."""
         z = draw.normal(self.config.generator.z_dim)
-        if self.config.latent_optimisation is not None:
+        with using(kernels(self.generator) if step.shared["phase"] == "generator" else step.shared["kernels"]):
+            if self.config.latent_optimisation is None:
+                return self._painted(step, draw, z, labels, dtype, apart)
             with torch.enable_grad():  # the discriminator's gradients flow through the steps too
                 z, moved = self._optimised(step, draw, z, labels, self.config.latent_optimisation)
                 return self._painted(step, draw, z, labels, dtype, apart)._replace(moved=moved)
-        return self._painted(step, draw, z, labels, dtype, apart)
 
     def _painted(
         self, step: Step, draw: Draw, z: Tensor, labels: Tensor | None, dtype: torch.dtype | None, apart: float
@@ -274,7 +282,8 @@ class ClassesTask(Adversary):
     ) -> Verdict:
         """The discriminator's verdict, by the statistics of these pictures where it has batch normalisation."""
         if self.config.discriminator.norm != "batch":
-            verdict: Verdict = self.discriminator(images, labels, dtype=dtype)
+            with using(kernels(self.discriminator)):
+                verdict: Verdict = self.discriminator(images, labels, dtype=dtype)
         elif step.shared["phase"] == "discriminator":
             with note_statistics(self.discriminator, "discriminator", step.stats):
                 verdict = self.discriminator(images, labels, dtype=dtype, pooling=_pooling(step, 1.0))

@@ -181,14 +181,30 @@ class Conditioning:
         return of_reals + conditional.multi_hinge(fakes.hinge, conditional.with_fake_class(labels, are_fake=True))
 
     def teach(
-        self, reals: Verdict, real_labels: Tensor | None, fakes: Verdict, labels: Tensor | None, group: Group
+        self,
+        stats: Stats,
+        reals: Verdict,
+        real_labels: Tensor | None,
+        fakes: Verdict,
+        labels: Tensor | None,
+        group: Group,
     ) -> Terms:
-        """What the discriminator adds to learn classes. Labels are those of the classes, without forms."""
+        """What the discriminator adds to learn classes; `stats` takes how it is doing on reals, in closed form, without
+        another backward pass. Labels are those of the classes, without forms.
+
+        `feature_norm` is |h|, `true_probability` that of the true class, `class_gradient` the mean over classes of the
+        length of the gradient of the unweighted mean loss by a class's weights (on the sphere for a proxy or a
+        normalised classifier), over the batch of all processes. D2D-CE adds its active shares.
+        """
         config = self.config
+        if reals.features.shape[1]:
+            stats.add("feature_norm", reals.features.norm(dim=1))
         if config is None or isinstance(config, MultiHingeConfig):
             return {}
         assert real_labels is not None and labels is not None
-        value = self._loss(reals, self._forms(real_labels, False), group)
+        forms = self._forms(real_labels, False)
+        value, found = self._judged(reals, forms, group)
+        self._note(stats, reals, forms, value, found, group)
         if self._has_forms:
             value = value + self._loss(fakes, self._forms(labels, True), group)
         elif isinstance(config, CrossEntropyConfig) and config.on_fakes:
@@ -235,51 +251,45 @@ class Conditioning:
         return forms
 
     def _loss(self, verdict: Verdict, labels: Tensor, group: Group) -> Tensor:
+        return self._judged(verdict, labels, group)[0]
+
+    def _judged(self, verdict: Verdict, labels: Tensor, group: Group) -> tuple[Tensor, Similarities | None]:
+        """The class loss of each image, and the similarities that it was made from, where it was."""
         config = self.config
-        match config:
-            case CrossEntropyConfig():
-                assert verdict.classes is not None
-                return conditional.class_loss(verdict.classes, labels)
-            case D2DConfig():
-                return conditional.d2d_ce(
-                    similarities_of(verdict, labels, group),
-                    temperature=config.temperature,
-                    margin=config.margin,
-                    negative_margin=config.negative_margin,
-                    form=config.form,
-                )
-            case ContrastiveConfig():
-                return conditional.contrastive_2c(
-                    similarities_of(verdict, labels, group), temperature=config.temperature
-                )
-        raise AssertionError(f"no class loss for {config}")
+        if isinstance(config, CrossEntropyConfig):
+            assert verdict.classes is not None
+            return conditional.class_loss(verdict.classes, labels), None
+        assert isinstance(config, D2DConfig | ContrastiveConfig)
+        found = similarities_of(verdict, labels, group)
+        if isinstance(config, ContrastiveConfig):
+            return conditional.contrastive_2c(found, temperature=config.temperature), found
+        loss = conditional.d2d_ce(
+            found,
+            temperature=config.temperature,
+            margin=config.margin,
+            negative_margin=config.negative_margin,
+            form=config.form,
+        )
+        return loss, found
 
     @torch.no_grad()
-    def note(self, stats: Stats, reals: Verdict, real_labels: Tensor | None, group: Group) -> None:
-        """How the discriminator's classifier is doing on reals: |h|, the probability of the true class, the gradient at
-        the classifier's weights, active shares of D2D-CE. In closed form, without another backward pass.
-
-        `class_gradient` is the mean over classes of the length of the gradient of the unweighted mean loss by a class's
-        weights (on the sphere for a proxy or a normalised classifier), over the batch of all processes.
-        """
-        if reals.features.shape[1]:
-            stats.add("feature_norm", reals.features.norm(dim=1))
-        if real_labels is None:
-            return
-        labels, config = self._forms(real_labels, False), self.config
+    def _note(
+        self, stats: Stats, reals: Verdict, labels: Tensor, loss: Tensor, found: Similarities | None, group: Group
+    ) -> None:
         if reals.classes is not None:
             stats.add("true_probability", conditional.true_probability(reals.classes, labels))
             classified = reals.features if reals.classified is None else reals.classified
             rows = [group.gather(each.detach()) for each in (classified, reals.classes, labels)]
             gradients = conditional.classifier_gradients(*rows)
             stats.add("class_gradient", gradients.norm(dim=1).mean()[None])
-        elif reals.embedding is not None and isinstance(config, D2DConfig | ContrastiveConfig):
-            self._note_embedding(stats, reals, labels, group)
+        elif found is not None:
+            self._note_embedding(stats, reals, labels, loss, found, group)
 
-    def _note_embedding(self, stats: Stats, reals: Verdict, labels: Tensor, group: Group) -> None:
+    def _note_embedding(
+        self, stats: Stats, reals: Verdict, labels: Tensor, loss: Tensor, found: Similarities, group: Group
+    ) -> None:
         config = self.config
         assert isinstance(config, D2DConfig | ContrastiveConfig) and reals.embedding is not None
-        found = similarities_of(reals, labels, group)
         everyone = self._proxies(torch.eye(labels.shape[1], dtype=labels.dtype, device=labels.device))
         logits = reals.embedding @ everyone.to(reals.embedding).T / config.temperature
         stats.add("true_probability", conditional.true_probability(logits, labels))
@@ -289,7 +299,7 @@ class Conditioning:
             )
             stats.add("positives_active", positive)
             stats.add("negatives_active", negative)
-            pull = conditional.pull_d2d(self._loss(reals, labels, group), positive, config.temperature)
+            pull = conditional.pull_d2d(loss, positive, config.temperature)
         else:
             pull = conditional.pull_2c(found, temperature=config.temperature)
         rows = [group.gather(each.detach()) for each in (pull[:, None] * reals.embedding, labels.to(pull))]

@@ -67,10 +67,15 @@ def note_statistics(network: nn.Module, name: str, stats: Stats) -> Iterator[Non
 @torch.no_grad()
 def move_statistics(network: nn.Module, name: str, stats: Mapping[str, Tensor], momentum: float) -> None:
     """Move the running statistics by that share towards the mean of those noted, where there are any."""
-    for key, (module, buffer) in _running(network).items():
-        noted, running = stats.get(f"{name} {key}"), module.get_buffer(buffer)
-        if noted is not None:
-            running.lerp_(noted.to(running), momentum)
+    pairs = [
+        (module.get_buffer(buffer), stats[f"{name} {key}"])
+        for key, (module, buffer) in _running(network).items()
+        if f"{name} {key}" in stats
+    ]
+    if pairs:
+        torch._foreach_lerp_(
+            [running for running, _ in pairs], [noted.to(running) for running, noted in pairs], momentum
+        )
 
 
 @torch.no_grad()
