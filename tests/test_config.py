@@ -139,6 +139,7 @@ def test_settings_that_only_fit_together_are_changed_together() -> None:
 def test_names_in_words() -> None:
     assert suggest("smal", ["small", "large"]) == "; did you mean 'small'?"
     assert suggest("x", ["small", "large"]) == "; known: large, small"
+    assert suggest("x", []) == ""
     many = [f"c{number:04d}" for number in range(1200)]
     assert suggest("x", many, most=2) == "; known: 'c0000', 'c0001' and 1,198 more"
     assert some(["a", "it's"]) == "'a', \"it's\"" and some([]) == "" and some(["a", "b"], most=1) == "'a' and 1 more"

@@ -23,8 +23,10 @@ class ConfigError(ValueError):
 
 
 def suggest(name: str, known: Iterable[str], most: int | None = None) -> str:
-    """ "; did you mean 'x'?" for the nearest of the known names, else their list, or the first `most`."""
+    """ "; did you mean 'x'?" for the nearest of the known names, else their list, or the first `most`; "" for none."""
     choices = sorted(known)
+    if not choices:
+        return ""
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
