@@ -145,8 +145,8 @@ def main() -> None:
     sides: dict[str, Callable[[], Callable[[], object]]] = {
         "theirs, fp32": lambda: theirs(args.repository, setting, mixed=False),
         "ours, fp32": lambda: ours(setting, "fp32"),
-        "theirs, mixed": lambda: theirs(args.repository, setting, mixed=True),
         "ours, bf16": lambda: ours(setting, "bf16"),
+        "theirs, mixed": lambda: theirs(args.repository, setting, mixed=True),
     }
     tf32 = ", TF32 convolutions" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else ""
     fastest: dict[str, float] = {}
