@@ -7,6 +7,7 @@ import torch
 
 import frugan
 from frugan.data import PairAdvice, Recommendation
+from frugan.models.biggan import BigGANConfig, BigGANGenerator
 from frugan.recipes import RECIPES, auto
 from frugan.training.recipe import tiny
 
@@ -52,6 +53,13 @@ def test_a_parent_decides_the_networks() -> None:
     alone = auto.choose(ADVICE, CARD, parent=dataclasses.replace(parent, discriminator=None))
     assert alone.task.discriminator.resolution == 64
     assert any("new one" in reason for reason in alone.reasons)
+
+
+def test_a_parent_of_another_family_needs_a_recipe_that_is_named() -> None:
+    generator = BigGANGenerator(BigGANConfig(resolution=32, num_classes=2, width=4, z_dim=8))
+    parent = dataclasses.replace(frugan.load("demo"), generator=generator, discriminator=None)
+    with pytest.raises(ValueError, match=r"from a biggan model .* choose --recipe, such as reacgan-small"):
+        auto.choose(ADVICE, CARD, parent=parent)
 
 
 def test_time_decides_the_length(monkeypatch: pytest.MonkeyPatch) -> None:

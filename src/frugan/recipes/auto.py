@@ -90,7 +90,8 @@ def _from_parent(parent: Model) -> Recipe:
     base = stylegan2.few_shot(64)
     assert isinstance(base.task, GanConfig)
     if not isinstance(parent.generator, Generator):
-        raise ValueError(f"going on from a {parent.family} model needs a recipe of its kind: choose --recipe")
+        hint = {"biggan": ", such as reacgan-small", "progan": ", such as progan-small"}.get(parent.family, "")
+        raise ValueError(f"going on from a {parent.family} model needs a recipe of its kind: choose --recipe{hint}")
     generator = parent.generator.config
     if isinstance(parent.discriminator, Discriminator):
         discriminator = parent.discriminator.config

@@ -87,6 +87,7 @@ def check_same(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], f
     known = facts.get("fingerprints", {})
     classes = (facts.get("data") or {}).get("class_names")
     if classes is not None and "images" in data:
+        check_number(classes, data["images"], folder.path)
         changed += class_changes(classes, data["images"])
     changed += [
         f"pictures of '{name}' are not the same ones ({len(dataset)} now)"
@@ -98,8 +99,6 @@ def check_same(folder: RunFolder, recipe: Recipe, data: Mapping[str, Dataset], f
             f"the run in {folder.path} was begun differently:\n  " + "\n  ".join(changed) + "\n"
             "Use another --out for a new run, or --force to go on with the change"
         )
-    if classes is not None and "images" in data:
-        check_number(classes, data["images"], folder.path)
 
 
 def model_card(info: Mapping[str, Any]) -> str:
