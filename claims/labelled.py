@@ -145,7 +145,7 @@ def lasting(recipe: Recipe, data: Dataset, size: Size, images: int, snapshot_ima
 
 
 def health(model: Model, trial: Trial, size: Size) -> Measures:
-    """How the discriminator's classifier is doing on reals it learned from, batch by batch: see `Conditioning.note`.
+    """How the discriminator's classifier is doing on reals it learned from, batch by batch: see `Conditioning.teach`.
 
     A head without a classifier has the length of h alone.
     """
@@ -161,7 +161,7 @@ def health(model: Model, trial: Trial, size: Size) -> Measures:
             assert labels is not None
             labels = labels.to(DEVICE)
             verdict = net(to_float(data.batch(rows.numpy()).to(DEVICE)), conditioning.labels(labels, are_fake=False))
-            conditioning.note(stats, verdict, labels, ALONE)
+            conditioning.teach(stats, verdict, labels, verdict, labels, ALONE)
             classified = verdict.classified if verdict.embedding is None else verdict.embedding
             if classified is not None:
                 stats.add("classified", classified.norm(dim=1))
@@ -185,7 +185,7 @@ def _pull(head: Head, conditioning: Conditioning, features: Tensor, labels: Tens
     with torch.enable_grad():
         h = features.detach().requires_grad_()
         verdict = head(h, conditioning.labels(labels, are_fake=False))
-        (loss,) = conditioning.teach(verdict, labels, verdict, labels, ALONE).values()
+        (loss,) = conditioning.teach(Stats(), verdict, labels, verdict, labels, ALONE).values()
         (gradient,) = torch.autograd.grad(loss.sum(), h)
     lengths: Tensor = gradient.norm(dim=1)
     return lengths

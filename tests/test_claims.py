@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("matplotlib", reason="the claims draw their curves with matplotlib, which is not installed")
 
 from claims import growing, labelled, progan_parts, reacgan, stacked
-from claims.__main__ import CLAIMS
+from claims.__main__ import CLAIMS, main
 from claims.harness import ERROR, Row, _aside_table, _seconds, _table, _Watch, at_end, best, run_claim, within
 from claims.measures import clearly_below, of_baseline, paired_scores
 
@@ -148,3 +148,29 @@ def test_classes_are_read_off_pictures() -> None:
     assert 0 <= read <= 100 and 1 <= found["IS by the reader"] <= 9
     one = labelled.classes(learned.batch([3] * 40), wanted, "smoke", labelled.CLOTHES)
     assert one["IS by the reader"] == pytest.approx(1.0)
+
+
+def test_one_trial_is_trained_alone_and_the_rest_by_the_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> None:
+        places = ("--work", str(tmp_path / "work"), "--results", str(tmp_path / "results"))
+        monkeypatch.setattr("sys.argv", ["claims", *arguments, *places])
+        main()
+
+    run("reacgan-kinds", "--size", "smoke", "--trial", "projection-seed0")
+    assert [path.name for path in (tmp_path / "work" / "reacgan-kinds" / "smoke").iterdir()] == ["projection-seed0"]
+    assert not (tmp_path / "results").exists() and "at " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run("reacgan-kinds", "--size", "smoke", "--trial", "projection")
+    assert "the trials ACGAN-seed0, projection-seed0, " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("growing", "--size", "gpu")
+    assert "growing has the sizes smoke, cpu, full, not gpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name, claim in CLAIMS.items() if "gpu" in claim.sizes])
+def test_a_size_for_a_card_says_what_it_does(name: str) -> None:
+    """Without its sets, which are built aside: the words alone."""
+    page = CLAIMS[name].protocol("gpu")
+    assert "{" not in page and ("128 px" in page if name == "pix2pix" else "at 32 px" in page)

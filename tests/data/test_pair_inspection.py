@@ -138,6 +138,13 @@ def test_what_is_no_set_of_pairs(tmp_path: Path, picture: Draw, folder: Path) ->
     assert inspect_pairs(tmp_path / "pets") is None
 
 
+def test_three_classes_are_no_two_sides(tmp_path: Path, picture: Draw) -> None:
+    for name in ("a", "b", "c"):
+        for number in range(4):
+            save(picture(number), tmp_path / name / f"{number}.png")
+    assert inspect_pairs(tmp_path) is None
+
+
 def test_an_empty_side_is_told(tmp_path: Path, picture: Draw) -> None:
     save(picture(0), tmp_path / "trainA/0.png")
     (tmp_path / "trainB").mkdir()

@@ -34,6 +34,8 @@ _MAPS: dict[str, Role] = {
     **dict.fromkeys(["labels", "label"], "label"),
     **dict.fromkeys(["instances", "instance"], "instance"),
 }
+_ASKED_SHARE, _SEEN_SHARE = 0.5, 0.9
+"""Two sides hold at least so much of all pictures: where a set for translation was asked for, where it is guessed."""
 _DOMAIN = re.compile(rf"({'|'.join(_PARTS)})[_-]?([ab])", re.IGNORECASE)
 _CITY_IMAGE = re.compile(r"(?:.*/)?leftImg8bit/(train|val|test)/(.+)_leftImg8bit\.\w+")
 _CITY_MAP = re.compile(r"(?:.*/)?gtFine/(train|val|test)/(.+)_gtFine_(labelIds|instanceIds)\.png")
@@ -100,11 +102,13 @@ def find_layout(opened: Source, part: Part, pairing: Pairing | None, is_asked: b
     where `is_asked`, any two folders are the two sides, in the order of their names.
     Raises: DataError where nothing fits and it was asked for (else None), or one side is empty.
     """
+    least = _ASKED_SHARE if is_asked else _SEEN_SHARE
     for kind, place in _GRAMMARS.items():
         found = _sorted_out(opened, place, part, is_city=kind == "Cityscapes")
         if "label" in found and "image" in found:
             return _with_maps(opened, kind, found)
-        if "source" in found and "target" in found and 2 * sum(map(len, found.values())) >= len(_of_part(opened, part)):
+        placed = sum(map(len, found.values()))
+        if "source" in found and "target" in found and placed >= least * len(_of_part(opened, part)):
             return _two_folders(opened, found, pairing)
         _refuse_one_side(opened, found, is_asked)
     any_two = _any_two(opened, part) if is_asked else {}

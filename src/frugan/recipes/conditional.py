@@ -357,7 +357,7 @@ def reacgan_imagenet_deep_256() -> Recipe:
 
 
 def reacgan_imagenet_deep_2048() -> Recipe:
-    """The same with batch 2048, in parts of 512, 300k steps."""
+    """The same with batch 2048, in parts of 512, 300k steps. DiffAugment was tried too: `--augment diffaugment`."""
     steps = dataclasses.replace(_IMAGENET_2048, generator=300_000)
     return _imagenet("reacgan-imagenet-deep-2048", steps, SHARP, **_DEEP)
 
