@@ -48,7 +48,7 @@ def require_classes(recipe: Recipe, data: Mapping[str, Dataset]) -> None:
         noted = "".join(f" ({note})" for note in dataset.facts.notes)
         raise RunError(
             f"the recipe {recipe.name!r} needs classes, and the pictures in {place} have none{noted}: put each class "
-            "in a sub-folder of its own (two or more), or name them in a dataset.json, or a recipe without classes, "
+            "in a sub-folder of its own (two or more), name them in a dataset.json, or use a recipe without classes, "
             "such as stylegan2 (`frugan recipes list`)"
         )
 
