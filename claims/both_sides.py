@@ -80,7 +80,7 @@ def _accuracy(model: Model, learned: Dataset, fakes: Tensor, *, augmented: bool)
     assert model.discriminator is not None
     count = min(len(learned), len(fakes)) // 8 * 8
     generator, right = torch.Generator().manual_seed(0), 0
-    for images, sign in ((torch.from_numpy(learned.images[:count]), 1), (fakes[:count].cpu(), -1)):
+    for images, sign in ((torch.from_numpy(learned.images[:count]), 1), (fakes[:count], -1)):
         for part in images.split(8):
             shown = to_float(part)
             if augmented:

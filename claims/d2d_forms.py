@@ -80,7 +80,7 @@ def _style(size: Size) -> dict[str, Recipe]:
 
 def _small_style(size: Size) -> Recipe:
     """The networks of other claims, smaller, at batch 32."""
-    base, side, widths = shared.little("d2d-forms", 1, 1), labelled.side(size), _widths(size)
+    base, side, widths = shared.little("d2d-forms", IMAGES[size], SNAPSHOTS[size]), labelled.side(size), _widths(size)
     assert isinstance(base.task, GanConfig)
     generator = dataclasses.replace(
         base.task.generator,

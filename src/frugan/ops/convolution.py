@@ -123,11 +123,27 @@ def _depthwise_transposed(
         for axis in (0, 1)
     ]
     wide = x.new_empty(*x.shape[:2], *size)  # only its shape counts
-    gradients = torch.ops.aten.convolution_backward(
-        x, wide, weight, None, stride, padding, (1, 1), False, (0, 0), x.shape[1], (True, False, False)
-    )
-    result: Tensor = gradients[0]
+    result = _gradient(x, wide, weight, stride, padding, x.shape[1], by_input=True)
     return result if bias is None else result + bias[:, None, None]
+
+
+def _gradient(
+    grad: Tensor,
+    wide: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    groups: int,
+    *,
+    by_input: bool,
+) -> Tensor:
+    """The gradient of a convolution by its input `wide`, or by its weights, for that of its output."""
+    wanted = (by_input, not by_input, False)
+    gradients = torch.ops.aten.convolution_backward(
+        grad, wide, weight, None, stride, padding, (1, 1), False, (0, 0), groups, wanted
+    )
+    result: Tensor = gradients[0 if by_input else 1]
+    return result
 
 
 class _Convolution(torch.autograd.Function):
@@ -210,11 +226,7 @@ class _WeightGradient(torch.autograd.Function):
         groups: int,
     ) -> Tensor:
         weight = wide.new_empty(shape)  # only its shape counts
-        gradients = torch.ops.aten.convolution_backward(
-            narrow, wide, weight, None, stride, padding, (1, 1), False, (0, 0), groups, (False, True, False)
-        )
-        result: Tensor = gradients[1]
-        return result
+        return _gradient(narrow, wide, weight, stride, padding, groups, by_input=False)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -54,10 +54,10 @@ def _style(
         discriminator_steps=discriminator_steps,
     )
     each = batch * discriminator_steps
-    # Their ramp counts the images of one step of the discriminator, ours those of all.
-    ema = EmaConfig(halflife_images=20_000, rampup=None)
-    if is_cifar:
-        ema = EmaConfig(halflife_images=500_000, rampup=0.05 / discriminator_steps)
+    ramp = 0.05 / discriminator_steps  # theirs counts the images of one step of the discriminator, ours those of all
+    ema = (
+        EmaConfig(halflife_images=500_000, rampup=ramp) if is_cifar else EmaConfig(halflife_images=20_000, rampup=None)
+    )
     return Recipe(
         name=name,
         source=f"{REACGAN}, {what}",
