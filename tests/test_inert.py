@@ -380,6 +380,12 @@ def test_damaged_files_read_or_are_refused(tmp_path: Path, data: bytes, place: f
         read_torch(tmp_path / "x.pt")
 
 
+@pytest.mark.filterwarnings("error::DeprecationWarning")
+def test_an_escape_that_stands_for_nothing_is_refused() -> None:
+    with pytest.raises(InertError, match="not a whole pickle: invalid escape"):
+        InertPickle({}).load(io.BytesIO(b"S'\\o'\n."))
+
+
 @given(st.binary(max_size=200))
 @settings(max_examples=300, deadline=None)
 def test_random_programs_read_or_are_refused(program: bytes) -> None:
