@@ -1,6 +1,6 @@
 """Training beside the authors' StyleGAN2 (the StyleGAN3 or StyleGAN2-ADA-PyTorch repository), same card, same settings.
 
-    python -m benchmarks.official --repository FOLDER [--resolution 256] [--batch 16] [--iterations 32] [--p 0.3]
+    python -m benchmarks.official --repository FOLDER [--resolution 256] [--batch 16] [--iterations 64] [--p 0.3]
 
 FOLDER is a checkout of theirs; it is imported, never copied. Both sides train the `auto` settings of one device (R1
 every 16, path length every 4, style mixing .9, ADA bgc at a fixed p) on the same noise, convolutions tried out first
@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("--p", type=float, default=0.3)
     parser.add_argument("--channels", type=int, default=512, help="at most so many: fewer for a try on a CPU")
     parser.add_argument("--compile", action="store_true", help="ours through torch.compile")
+    parser.add_argument("--only", choices=("theirs", "ours"), help="one side alone")
     parser.add_argument("--no-record", action="store_true")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -184,7 +185,9 @@ def main() -> None:
         return side.period
 
     found: dict[str, beside.Measured] = {}
-    for name, build in (("theirs", theirs), ("ours", lambda: ours(recipe, pictures, device))):
+    sides = {"theirs": theirs, "ours": lambda: ours(recipe, pictures, device)}
+    for name in sides if args.only is None else (args.only,):
+        build = sides[name]
         found[name] = beside.measure(build, device, 1, max(args.iterations // PERIOD, 1))
         row = found[name].row(
             name=f"training, {name}",
@@ -198,7 +201,8 @@ def main() -> None:
         print(f"{name:7} {row.images_per_second:.1f} images/s, {row.ms:.1f} ms{memory}{notes[name]}", flush=True)
         if not args.no_record:
             record.append([row])
-    print(f"ours is {min(found['theirs'].seconds) / min(found['ours'].seconds):.2f} times as fast")
+    if args.only is None:
+        print(f"ours is {min(found['theirs'].seconds) / min(found['ours'].seconds):.2f} times as fast")
 
 
 if __name__ == "__main__":

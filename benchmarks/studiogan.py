@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=96, help="of both networks: less for a try on a CPU")
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--warm", type=int, default=4, help="iterations before them")
+    parser.add_argument("--only", choices=("theirs", "ours"), help="one side alone")
     parser.add_argument("--no-record", action="store_true")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -148,6 +149,7 @@ def main() -> None:
         "ours, bf16": lambda: ours(setting, "bf16"),
         "theirs, mixed": lambda: theirs(args.repository, setting, mixed=True),
     }
+    sides = {name: build for name, build in sides.items() if args.only is None or name.startswith(args.only)}
     tf32 = ", TF32 convolutions" if device.type == "cuda" and torch.backends.cudnn.allow_tf32 else ""
     fastest: dict[str, float] = {}
     for name, build in sides.items():

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from frugan.ops import equalized
-from frugan.ops.resample import fir_filter
+from frugan.ops.resample import Fir
 from tests import reference
 
 ACTIVATIONS = {
@@ -76,19 +76,21 @@ def test_linear_weights_start_with_the_variance_adam_needs():
 @pytest.mark.parametrize("resample", [{}, {"up": 2}, {"down": 2}], ids=str)
 def test_conv_is_the_scaled_convolution(activation, kernel, resample):
     torch.manual_seed(0)
-    fir = fir_filter([1.0, 3.0, 3.0, 1.0])
+    fir = Fir([1.0, 3.0, 3.0, 1.0])
     layer = equalized.EqualizedConv2d(4, 5, kernel, fir=fir, activation=activation, clamp=1.5, **resample).double()
     torch.nn.init.normal_(layer.bias)
     x = draw(2, 4, 6, 6)
     weight = layer.weight / math.sqrt(4 * kernel**2)
     flip = "up" not in resample
-    y = reference.conv2d_resample(x, weight, fir.double(), padding=kernel // 2, flip_weight=flip, **resample)
+    y = reference.conv2d_resample(x, weight, fir.kernel.double(), padding=kernel // 2, flip_weight=flip, **resample)
     y = ACTIVATIONS[activation](y + layer.bias[:, None, None]) * equalized.GAINS[activation]
     torch.testing.assert_close(layer(x), y.clamp(-1.5, 1.5))
     torch.testing.assert_close(layer(x, 0.5), (y * 0.5).clamp(-0.75, 0.75))
     torch.testing.assert_close(layer(x, num_out=2), y[:, :2].clamp(-1.5, 1.5))
     weight = layer.weight[:, :3] / math.sqrt(4 * kernel**2)
-    y = reference.conv2d_resample(x[:, :3], weight, fir.double(), padding=kernel // 2, flip_weight=flip, **resample)
+    y = reference.conv2d_resample(
+        x[:, :3], weight, fir.kernel.double(), padding=kernel // 2, flip_weight=flip, **resample
+    )
     y = ACTIVATIONS[activation](y + layer.bias[:, None, None]) * equalized.GAINS[activation]
     torch.testing.assert_close(layer(x[:, :3]), y.clamp(-1.5, 1.5))
 
@@ -96,7 +98,7 @@ def test_conv_is_the_scaled_convolution(activation, kernel, resample):
 @pytest.mark.parametrize("resample", [{}, {"up": 2}, {"down": 2}], ids=str)
 def test_conv_is_differentiable_twice(resample):
     torch.manual_seed(0)
-    fir = fir_filter([1.0, 3.0, 3.0, 1.0])
+    fir = Fir([1.0, 3.0, 3.0, 1.0])
     layer = equalized.EqualizedConv2d(2, 1, 3, fir=fir, activation="lrelu", **resample).double()
     x = draw(1, 2, 3, 2).requires_grad_()
 
@@ -106,3 +108,37 @@ def test_conv_is_differentiable_twice(resample):
     inputs = (x, layer.weight.detach().requires_grad_(), layer.bias.detach().requires_grad_())
     assert torch.autograd.gradcheck(run, inputs)
     assert torch.autograd.gradgradcheck(run, inputs)
+
+
+def around(bound, dtype):
+    """Every number of half precision, or those next to the bounds."""
+    if dtype in (torch.float16, torch.bfloat16):
+        x = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+        return x[~x.isnan()]
+    x = torch.tensor([bound, -bound, 0.0, 3 * bound, -3 * bound, math.inf], dtype=dtype)
+    far = torch.full_like(x, math.inf)
+    return torch.cat([x, x.nextafter(far), x.nextafter(-far)])
+
+
+@pytest.mark.parametrize("bound", [256, 256 * math.sqrt(0.5), 0.3])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_limited_is_clamp_with_its_derivatives(dtype, bound):
+    x = around(bound, dtype).requires_grad_()
+    weight = torch.linspace(-1, 1, len(x)).to(dtype).requires_grad_()
+    found = []
+    for run in (lambda x: equalized.limited(x, bound), lambda x: x.clamp(-bound, bound)):
+        y = run(x)
+        (first,) = torch.autograd.grad(y, x, weight, create_graph=True)
+        (second,) = torch.autograd.grad(first, weight, torch.ones_like(first))
+        found.append((y.detach(), first.detach(), second))
+    for got, expected in zip(*found, strict=True):
+        assert torch.equal(got, expected)
+    assert equalized.limited(x, None) is x
+
+
+def test_limited_is_differentiable_twice():
+    x = draw(2, 3).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: equalized.limited(x.square(), 0.5), (x,))
+    torch.testing.assert_close(
+        torch.func.grad(lambda x: equalized.limited(x, 0.5).sum())(x), (x.abs() <= 0.5).to(torch.float64)
+    )

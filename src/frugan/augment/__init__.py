@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from frugan.augment import ada, diffaugment
@@ -15,11 +15,12 @@ AugmentConfig = DiffAugmentConfig | AdaConfig
 def augment(
     images: Float[Tensor, "N C H W"],
     config: AugmentConfig,
-    p: float,
+    p: float | Float64[Tensor, ""],
     uniform: Callable[..., Tensor],
     normal: Callable[..., Tensor],
 ) -> Float[Tensor, "N C H W"]:
-    """The images changed as the settings say, at new draws; `p` is ADA's probability, and nothing to DiffAugment.
+    """The images changed as the settings say, at new draws; `p` is ADA's probability (see `ada.apply`), and nothing to
+    DiffAugment.
 
     `uniform(*shape)` and `normal(*shape)` give (N, *shape) numbers. The mode is not looked at: see `applies`.
     """
@@ -33,7 +34,7 @@ def augment(
 def jointly(
     images: Sequence[Float[Tensor, "N _ H W"]],
     config: AugmentConfig,
-    p: float,
+    p: float | Float64[Tensor, ""],
     uniform: Callable[..., Tensor],
     normal: Callable[..., Tensor],
     *,

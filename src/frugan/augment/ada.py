@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from frugan.augment import diffaugment
 from frugan.augment.diffaugment import Mode
 from frugan.config import from_dict, suggest, to_dict
 from frugan.ops.warp import filter_each, octaves, warp
@@ -226,13 +227,15 @@ def for_channels(draws: Mapping[str, Tensor], channels: int) -> dict[str, Tensor
 class _Amounts:
     """What the draws mean at one p: (N, k) numbers per operation, 0 where it does not happen to an image."""
 
-    def __init__(self, images: Tensor, config: AdaConfig, p: float, draws: Mapping[str, Tensor]) -> None:
+    def __init__(self, images: Tensor, config: AdaConfig, p: float | Tensor, draws: Mapping[str, Tensor]) -> None:
         self.images, self.config, self.p, self.draws = images, config, p, draws
 
-    def chance(self, name: str) -> float:
+    def chance(self, name: str) -> float | Tensor:
         chance = float(getattr(self.config, name)) * self.p
         # Two rotations, one of which happens at least with the chance meant.
-        return 1 - math.sqrt(1 - chance) if name == "rotation" else chance
+        if name == "rotation":
+            return 1 - ((1 - chance).sqrt() if isinstance(chance, Tensor) else math.sqrt(1 - chance))
+        return chance
 
     def __getitem__(self, name: str) -> Tensor:
         gates, *own = _NUMBERS[name]
@@ -276,21 +279,22 @@ _MEANINGS: dict[str, Callable[[Tensor, AdaConfig], Tensor]] = {
 
 
 def apply(
-    images: Float[Tensor, "N C H W"], config: AdaConfig, p: float, draws: Mapping[str, Tensor]
+    images: Float[Tensor, "N C H W"], config: AdaConfig, p: float | Float64[Tensor, ""], draws: Mapping[str, Tensor]
 ) -> Float[Tensor, "N C H W"]:
     """The images, each changed by the operations that its draws let happen at this p; gradients flow through.
 
     Any number of images of any size and float dtype (computed in at least float32), in [-1, 1]; the result may leave
-    that range. With p = 0 they come back as they are. Colours need 1, 3 or 4 channels; a fourth is opacity, which is
-    moved and cut out like the rest, but neither coloured, filtered nor given noise.
+    that range. With p = 0 they come back as they are; a p on the device, which is not looked at, must be above it.
+    Colours need 1, 3 or 4 channels; a fourth is opacity, which is moved and cut out like the rest, but neither
+    coloured, filtered nor given noise.
     The mode is not looked at, save that "off" changes nothing: ask `diffaugment.applies` where to call this.
     Deviations: the authors mirror a picture at its borders once, and what lies further out is 0; here mirroring has no
     end. Images to which no geometry happens are not resampled, which would change them by rounding only.
     Raises ValueError for p outside [0, 1], and where a draw is missing or does not fit the images.
     """
-    if not 0 <= p <= 1:
+    if not isinstance(p, Tensor) and not 0 <= p <= 1:
         raise ValueError(f"p must be in [0, 1], got {p}")
-    if p == 0 or not config.operations:
+    if not config.operations or (not isinstance(p, Tensor) and p == 0):
         return images
     x = images.to(torch.promote_types(images.dtype, torch.float32))
     amounts = _Amounts(x, config, p, draws)
@@ -312,8 +316,7 @@ def _move(x: Tensor, amounts: _Amounts) -> Tensor:
     """Geometry, blitting included, in one resampling."""
     parts = [amounts[name] for name in (*_GROUPS["blit"], *_GROUPS["geom"])]
     is_moved = torch.cat(parts, dim=1).ne(0).any(dim=1)
-    # On a GPU it would wait for the draws.
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if not diffaugment.host_sees(is_moved):
         return torch.where(is_moved[:, None, None, None], _transformed(x, parts), x)
     chosen = is_moved.nonzero()[:, 0]
     if len(chosen) == len(x):

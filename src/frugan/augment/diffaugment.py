@@ -205,9 +205,14 @@ def _recolor(images: Tensor, draws: Mapping[str, Tensor]) -> Tensor:
     return y if opacity is None else torch.cat([y, opacity], dim=1)
 
 
+def host_sees(x: Tensor) -> bool:
+    """Whether the host may look at these numbers: on a GPU it would wait for them, a compiled graph has none."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _translate(images: Tensor, shift: Tensor, config: DiffAugmentConfig) -> Tensor:
-    # Copying rectangles is several times quicker than gathering, but on a GPU it would wait for the shifts.
-    if images.device.type == "cpu" and not torch.compiler.is_compiling():
+    # Copying rectangles is several times quicker than gathering.
+    if host_sees(shift):
         return _copied_shift(images, shift, config.fill)
     return _gathered_shift(images, shift, config.fill)
 

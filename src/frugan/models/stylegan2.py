@@ -25,9 +25,9 @@ from frugan.models.generator import (
 from frugan.models.mapping import Labels, MappingNetwork
 from frugan.models.subnet import Subnet
 from frugan.ops.elastic import leading
-from frugan.ops.equalized import SLOPE, EqualizedConv2d, EqualizedLinear
+from frugan.ops.equalized import SLOPE, EqualizedConv2d, EqualizedLinear, limited
 from frugan.ops.modulate import modulated_conv2d
-from frugan.ops.resample import fir_filter, upsample2d
+from frugan.ops.resample import Fir, fir_filter, upsample2d
 
 Architecture = Literal["skip", "resnet", "orig"]
 ROOT_HALF = math.sqrt(0.5)
@@ -133,7 +133,6 @@ class StyleGAN2Config(SharedConfig):
 class SynthesisLayer(nn.Module):
     """Modulated 3x3 convolution, noise, bias, leaky ReLU."""
 
-    fir: Tensor
     noise_const: Tensor
 
     def __init__(self, config: StyleGAN2Config, inputs: int, outputs: int, resolution: int, up: int) -> None:
@@ -143,7 +142,7 @@ class SynthesisLayer(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros([]))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.register_buffer("noise_const", torch.randn(resolution, resolution))
-        self.register_buffer("fir", fir_filter(config.resample_filter), persistent=False)
+        self.fir = Fir(config.resample_filter)
         self.up = up
         self.clamp = config.conv_clamp
 
@@ -172,7 +171,7 @@ class SynthesisLayer(nn.Module):
         if noise is not None:
             x = x.add_((noise * (self.noise_strength * total)).to(x.dtype))
         x = F.leaky_relu_(x, SLOPE)
-        return x if self.clamp is None else x.clamp(-self.clamp * gain, self.clamp * gain)
+        return limited(x, None if self.clamp is None else self.clamp * gain)
 
 
 class ToRGB(nn.Module):
@@ -189,8 +188,7 @@ class ToRGB(nn.Module):
         """An image in the dtype of `w`. The style's gain is that of all inputs, also where fewer run."""
         styles = self.affine(w, x.shape[1]) * (1 / math.sqrt(self.weight.shape[1]))
         x = modulated_conv2d(x, leading(self.weight, None, x.shape[1]), styles, self.bias, demodulate=False)
-        x = x if self.clamp is None else x.clamp(-self.clamp, self.clamp)
-        return x.to(w.dtype)
+        return limited(x, self.clamp).to(w.dtype)
 
 
 class SynthesisBlock(nn.Module):
@@ -212,7 +210,7 @@ class SynthesisBlock(nn.Module):
         if self.has_rgb:
             self.torgb = ToRGB(config, widths[index + 1])
         if self.has_skip:
-            fir = fir_filter(config.resample_filter)
+            fir = Fir(config.resample_filter)
             self.skip = EqualizedConv2d(widths[index - 1], widths[index + 1], 1, fir=fir, bias=False, up=2)
 
     def forward(
@@ -239,14 +237,12 @@ class SynthesisBlock(nn.Module):
 class SynthesisNetwork(nn.Module):
     """From w to images. Each block's RGB layer shares the style of the next block's first convolution."""
 
-    fir: Tensor
-
     def __init__(self, config: StyleGAN2Config) -> None:
         super().__init__()
         self.config = config
         for resolution in config.resolutions:
             self.add_module(f"b{resolution}", SynthesisBlock(config, resolution))
-        self.register_buffer("fir", fir_filter(config.resample_filter), persistent=False)
+        self.fir = Fir(config.resample_filter)
 
     def block(self, resolution: int) -> SynthesisBlock:
         """The block that gives `resolution`."""

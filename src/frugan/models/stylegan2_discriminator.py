@@ -14,7 +14,7 @@ from frugan.models.mapping import Labels, MappingNetwork
 from frugan.models.stylegan2 import ROOT_HALF, Architecture, SharedConfig
 from frugan.ops.equalized import EqualizedConv2d, EqualizedLinear
 from frugan.ops.normalize import minibatch_stddev
-from frugan.ops.resample import downsample2d, fir_filter
+from frugan.ops.resample import Fir, downsample2d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class DiscriminatorBlock(nn.Module):
     def __init__(self, config: StyleGAN2DiscriminatorConfig, resolution: int) -> None:
         super().__init__()
         here, below = config.width(resolution), config.width(resolution // 2)
-        fir = fir_filter(config.resample_filter)
+        fir = Fir(config.resample_filter)
         self.reads_image = resolution == config.resolution or config.architecture == "skip"
         self.has_skip = config.architecture == "resnet"
         clamp = config.conv_clamp
@@ -86,7 +86,7 @@ class DiscriminatorEpilogue(nn.Module):
     def __init__(self, config: StyleGAN2DiscriminatorConfig) -> None:
         super().__init__()
         width = config.width(4)
-        fir = fir_filter(config.resample_filter)
+        fir = Fir(config.resample_filter)
         self.group = config.stddev_group
         self.features = config.stddev_features
         self.reads_image = config.architecture == "skip" or config.resolution == 4
@@ -114,8 +114,6 @@ class DiscriminatorEpilogue(nn.Module):
 class Discriminator(nn.Module):
     """The StyleGAN2 discriminator, with a projection of the label where there are classes, or any `Head`."""
 
-    fir: Tensor
-
     def __init__(self, config: StyleGAN2DiscriminatorConfig) -> None:
         super().__init__()
         self.config = config
@@ -135,7 +133,7 @@ class Discriminator(nn.Module):
                 lr_multiplier=config.mapping_lr_multiplier,
                 num_ws=None,
             )
-        self.register_buffer("fir", fir_filter(config.resample_filter), persistent=False)
+        self.fir = Fir(config.resample_filter)
 
     def forward(
         self,

@@ -61,7 +61,7 @@ def _convolve(
     extra: tuple[int, int],
 ) -> Tensor:
     x = x.contiguous() if _is_depthwise_on_card(x, weight, groups) else preferred_layout(x)
-    if _has_own_derivatives():
+    if has_own_derivatives():
         parcel: list[Tensor] = []
         link = None
         if weight.requires_grad:
@@ -75,13 +75,19 @@ def _apply(function: type[torch.autograd.Function], *args: Any) -> Tensor:
     return result
 
 
-def _has_own_derivatives() -> bool:
-    """Whether to use the functions below: not without gradients, nor in a compiled graph, differentiated once only.
-
-    torch.func would run them once for each of its levels, which the parcel between the two does not survive.
-    """
+def is_traced() -> bool:
+    """Whether torch turns what runs into something else: a compiled or exported graph, or a function of torch.func."""
     transformed: bool = torch._C._are_functorch_transforms_active()
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling() and not transformed
+    return torch.compiler.is_compiling() or transformed
+
+
+def has_own_derivatives() -> bool:
+    """Whether to use functions with derivatives of their own: not without gradients, nor where torch traces.
+
+    A compiled graph is differentiated once only. torch.func would run them once for each of its levels, which the
+    parcel between the two below does not survive.
+    """
+    return torch.is_grad_enabled() and not is_traced()
 
 
 def _run(

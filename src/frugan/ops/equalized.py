@@ -5,15 +5,16 @@ Source: Karras et al. 2018 (ProGAN), section 4.1; gains and activations as in St
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from frugan.ops.convolution import has_own_derivatives
 from frugan.ops.elastic import leading
-from frugan.ops.resample import Taps, conv2d_resample
+from frugan.ops.resample import Fir, conv2d_resample
 
 Activation = Literal["linear", "relu", "lrelu", "tanh", "sigmoid", "elu", "selu", "softplus", "swish"]
 SLOPE = 0.2
@@ -77,7 +78,39 @@ def bias_act(
     else:
         x = x if bias is None else x + _per_channel(bias, x)
         x = _activate(x, activation, slope) * gain
-    return x if clamp is None else x.clamp(-clamp, clamp)
+    return limited(x, clamp)
+
+
+def limited(x: Float[Tensor, "*shape"], bound: float | int | None) -> Float[Tensor, "*shape"]:
+    """The numbers in [-bound, bound], or as they are; values and derivatives are `torch.clamp`'s, save at NaN.
+
+    Going back takes one pass instead of torch's two comparisons, their conjunction and a choice.
+    """
+    if bound is None:
+        return x
+    if not has_own_derivatives():
+        return x.clamp(-bound, bound)
+    result: Tensor = _Limited.apply(x, bound)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Limited(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, bound: float) -> Tensor:
+        return x.clamp(-bound, bound)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.bound = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        # This operator lets nothing through at its bounds, where clamp does: so they are the next numbers beyond.
+        step = torch.finfo(x.dtype).eps * 2.0 ** (math.frexp(ctx.bound)[1] - 1)
+        beyond = (round(ctx.bound / step) + 1) * step
+        return torch.ops.aten.hardtanh_backward(grad, x.detach(), -beyond, beyond), None
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:
@@ -121,15 +154,13 @@ class EqualizedConv2d(nn.Module):
     up-sampling layers convolve (the authors' convention; checkpoints depend on it).
     """
 
-    fir: Tensor
-
     def __init__(
         self,
         inputs: int,
         outputs: int,
         kernel: int,
         *,
-        fir: Taps,
+        fir: Fir,
         bias: bool = True,
         activation: Literal["linear", "lrelu"] = "linear",
         up: int = 1,
@@ -139,7 +170,7 @@ class EqualizedConv2d(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.register_buffer("fir", fir, persistent=False)
+        self.fir = fir
         self.activation: Literal["linear", "lrelu"] = activation
         self.up = up
         self.down = down
@@ -171,4 +202,4 @@ class EqualizedConv2d(nn.Module):
         if self.activation == "lrelu":
             # In place: the features are nobody else's, and the derivative takes their sign from the result.
             x = F.leaky_relu_(x, SLOPE)
-        return x if clamp is None else x.clamp(-clamp, clamp)
+        return limited(x, clamp)

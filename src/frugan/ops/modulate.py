@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from frugan.ops.resample import Taps, conv2d_resample
+from frugan.ops.resample import Filter, conv2d_resample
 
 EPS = 1e-8
 
@@ -44,7 +44,7 @@ def modulated_conv2d(
     bias: Float[Tensor, " C_out"] | None = None,
     *,
     demodulate: bool = True,
-    fir: Taps | None = None,
+    fir: Filter | None = None,
     up: int = 1,
     padding: int = 0,
     flip_weight: bool = True,
@@ -78,7 +78,7 @@ def modulated_conv2d_grouped(
     bias: Float[Tensor, " C_out"] | None = None,
     *,
     demodulate: bool = True,
-    fir: Taps | None = None,
+    fir: Filter | None = None,
     up: int = 1,
     padding: int = 0,
     flip_weight: bool = True,

@@ -1,10 +1,12 @@
 """Up- and down-sampling of feature maps by finite impulse response (FIR) filters, and convolutions that resample.
 
 Two paths give the same numbers: `upfirdn2d_reference` spells out the definition (insert zeros, pad, filter, keep every
-n-th pixel); everything else runs without inserted zeros, as depthwise convolutions. Both can be differentiated twice.
+n-th pixel); everything else runs without inserted zeros, as depthwise convolutions, or in half precision on a card as
+the products of `ops.banded`. All can be differentiated twice.
 
-A filter is a tensor of taps: one axis (H = W, applied along both axes) or two axes (rows, columns). It is a *true
-convolution* kernel: the first tap meets the latest pixel. `flip_filter=True` gives correlation instead.
+A filter is a tensor of taps: one axis (H = W, applied along both axes) or two axes (rows, columns); or a `Fir`, which is
+known to be separable. It is a *true convolution* kernel: the first tap meets the latest pixel. `flip_filter=True` gives
+correlation instead.
 Source: StyleGAN2 (Karras et al. 2020), section 4 and appendix B; paddings as in the authors' PyTorch code.
 """
 
@@ -13,8 +15,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from frugan.ops import banded
 from frugan.ops.convolution import convolve, convolve_transposed
 
 Taps = Float[Tensor, " taps"] | Float[Tensor, "fir_rows fir_columns"]
@@ -38,6 +41,25 @@ def fir_filter(taps: Sequence[float]) -> Taps:
     return (values if len(taps) >= SEPARABLE_FROM else torch.outer(values, values)).float()
 
 
+class Fir(nn.Module):
+    """The filter that has these taps along both axes, scaled to sum 1; a module so that it moves with its network.
+
+    `kernel` is the tensor `fir_filter` gives, which is not saved; `taps` are the same numbers where the host sees them.
+    Raises what `fir_filter` raises.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, taps: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("kernel", fir_filter(taps), persistent=False)
+        total = sum(taps)
+        self.taps = tuple(tap / total for tap in taps)
+
+
+Filter = Taps | Fir
+
+
 def _pair(value: Pair, name: str, low: int) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else value
     if min(pair) < low:
@@ -53,7 +75,8 @@ def _four(padding: Padding) -> tuple[int, int, int, int]:
     return padding
 
 
-def _kernel_size(fir: Taps) -> tuple[int, int]:
+def _kernel_size(fir: Filter) -> tuple[int, int]:
+    fir = fir.kernel if isinstance(fir, Fir) else fir
     return (fir.shape[0], fir.shape[0]) if fir.ndim == 1 else (fir.shape[0], fir.shape[1])
 
 
@@ -83,7 +106,7 @@ def upfirdn2d_reference(
 
 def upfirdn2d(
     x: Float[Tensor, "N C H W"],
-    fir: Taps,
+    fir: Filter,
     *,
     up: Pair = 1,
     down: Pair = 1,
@@ -103,14 +126,18 @@ def upfirdn2d(
     rows, columns = _kernel_size(fir)
     if x.shape[2] * up_y + top + bottom < rows or x.shape[3] * up_x + left + right < columns:
         raise ValueError(f"a {rows}x{columns} filter does not fit into {tuple(x.shape[2:])} padded by {padding}")
-    fir = fir.to(x.dtype) if flip_filter else fir.to(x.dtype).flip(list(range(fir.ndim)))
-    if fir.ndim == 2:
-        return _correlate(
-            x, fir if gain == 1 else fir * gain, (up_x, up_y), (down_x, down_y), (left, right, top, bottom)
-        )
-    fir = fir * gain**0.5
-    x = _correlate(x, fir[None, :], (up_x, 1), (down_x, 1), (left, right, 0, 0))
-    return _correlate(x, fir[:, None], (1, up_y), (1, down_y), (0, 0, top, bottom))
+    if isinstance(fir, Fir) and banded.suits(x, (up_x, up_y)):
+        taps = tuple(tap * gain**0.5 for tap in (fir.taps if flip_filter else fir.taps[::-1]))
+        across = banded.Band(taps, up_x, down_x, left, right)
+        return banded.correlate(x, across, banded.Band(taps, up_y, down_y, top, bottom))
+    kernel = (fir.kernel if isinstance(fir, Fir) else fir).to(x.dtype)
+    kernel = kernel if flip_filter else kernel.flip(list(range(kernel.ndim)))
+    if kernel.ndim == 2:
+        kernel = kernel if gain == 1 else kernel * gain
+        return _correlate(x, kernel, (up_x, up_y), (down_x, down_y), (left, right, top, bottom))
+    kernel = kernel * gain**0.5
+    x = _correlate(x, kernel[None, :], (up_x, 1), (down_x, 1), (left, right, 0, 0))
+    return _correlate(x, kernel[:, None], (1, up_y), (1, down_y), (0, 0, top, bottom))
 
 
 def _correlate(
@@ -142,7 +169,7 @@ def _correlate(
 
 
 def upsample2d(
-    x: Float[Tensor, "N C H W"], fir: Taps, *, up: int = 2, gain: float | int = 1
+    x: Float[Tensor, "N C H W"], fir: Filter, *, up: int = 2, gain: float | int = 1
 ) -> Float[Tensor, "N C H_up W_up"]:
     """The maps `up` times as large; a constant map keeps its value (inside)."""
     rows, columns = _kernel_size(fir)
@@ -151,7 +178,7 @@ def upsample2d(
 
 
 def downsample2d(
-    x: Float[Tensor, "N C H W"], fir: Taps, *, down: int = 2, gain: float | int = 1
+    x: Float[Tensor, "N C H W"], fir: Filter, *, down: int = 2, gain: float | int = 1
 ) -> Float[Tensor, "N C H_down W_down"]:
     """The maps `down` times as small."""
     rows, columns = _kernel_size(fir)
@@ -159,7 +186,7 @@ def downsample2d(
     return upfirdn2d(x, fir, down=down, padding=padding, gain=gain)
 
 
-def filter2d(x: Float[Tensor, "N C H W"], fir: Taps, *, gain: float | int = 1) -> Float[Tensor, "N C H W"]:
+def filter2d(x: Float[Tensor, "N C H W"], fir: Filter, *, gain: float | int = 1) -> Float[Tensor, "N C H W"]:
     """The filtered maps, of the same size."""
     rows, columns = _kernel_size(fir)
     return upfirdn2d(x, fir, padding=(columns // 2, (columns - 1) // 2, rows // 2, (rows - 1) // 2), gain=gain)
@@ -170,7 +197,7 @@ def conv2d_resample(
     weight: Float[Tensor, "C_out C_in rows columns"],
     bias: Float[Tensor, " C_out"] | None = None,
     *,
-    fir: Taps | None = None,
+    fir: Filter | None = None,
     up: int = 1,
     down: int = 1,
     padding: int = 0,

@@ -7,12 +7,12 @@ Randomness is a function of (seed, iteration, phase, repeat, number of the draw)
 and because every draw is made for the global batch and sliced, one process and several see the same numbers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float64, Int64, UInt8
 from torch import Tensor, nn
 
 from frugan.model import Model
@@ -124,6 +124,18 @@ class Draw:
         full = torch.randint(low, high, (self.share.total, *shape), generator=self._next(), device=self.device)
         return full[self.share.slice]
 
+    def number(self, read: "Callable[[Shared], float]") -> Float64[Tensor, ""]:
+        """A number that the host knows, on the device, equal on all ranks; of `self.shared` or what the task remembers.
+
+        `read` is called anew whenever the phase runs, also where its operations are played from a recording: it may
+        look at nothing that belongs to this iteration.
+        """
+        return torch.full((), read(self.shared), dtype=torch.float64, device=self.device)
+
+    def decide(self, read: "Callable[[Shared], T]") -> T:
+        """A choice that the course of the phase depends on; `read` as above. Each answer is recorded on its own."""
+        return read(self.shared)
+
 
 class Shared:
     """Random choices that are equal on all ranks and micro-batches (a subnet, a resolution, a mixing layer)."""
@@ -134,6 +146,10 @@ class Shared:
     def _next(self) -> torch.Generator:
         self._count += 1
         return seeded(torch.device("cpu"), *self._key, self._count)
+
+    def again(self) -> "Shared":
+        """The same choices from the first on."""
+        return Shared(self._key)
 
     def uniform(self) -> float:
         """One number in [0, 1)."""
@@ -193,14 +209,39 @@ class Stats:
         other._sums, other._counts = dict(self._sums), dict(self._counts)
         return other
 
+    def packed(self) -> "PackedStats":
+        """All sums in one tensor."""
+        sums = list(self._sums.values())
+        flat = torch.cat([each.flatten() for each in sums]) if sums else None
+        return PackedStats(flat, {name: (each.shape, self._counts[name]) for name, each in self._sums.items()})
+
+    def include(self, packed: "PackedStats") -> None:
+        """Count in what another record holds, as it is now."""
+        if packed.flat is None:
+            return
+        parts = packed.flat.clone().split([shape.numel() for shape, _ in packed.rows.values()])
+        for (name, (shape, count)), part in zip(packed.rows.items(), parts, strict=True):
+            total = part.view(shape)
+            self._sums[name] = self._sums[name] + total if name in self._sums else total
+            self._counts[name] = self._counts.get(name, 0) + count
+
+
+@dataclass(frozen=True)
+class PackedStats:
+    """Sums side by side, and of each name the shape and how many rows it counts."""
+
+    flat: Float[Tensor, " numbers"] | None
+    rows: Mapping[str, tuple[torch.Size, int]]
+
 
 @dataclass
 class Step:
     """One iteration as a task sees it.
 
     `shared` is what `begin` decided for all ranks; `cache` keeps tensors between the phases of this iteration,
-    separately for each micro-batch; `dtype` is the compute type of main phases (None: float32). After running out of
-    memory the caches are empty and the micro-batches smaller: a phase makes again what it does not find.
+    separately for each micro-batch; `dtype` is the compute type of main phases (None: float32). `phase` is the name of
+    the one that runs. After running out of memory the caches are empty and the micro-batches smaller: a phase makes
+    again what it does not find.
     """
 
     plan: Plan
@@ -211,6 +252,7 @@ class Step:
     shared: dict[str, Any] = field(default_factory=dict)
     caches: dict[int, dict[str, Any]] = field(default_factory=dict)
     micro: int = 0
+    phase: str = ""
 
     @property
     def cache(self) -> dict[str, Any]:
@@ -249,7 +291,10 @@ class Task(Protocol):
         pass.
 
         It may run again for the same pictures (out of memory), so it changes nothing but `step.cache` and
-        `step.stats`; what the task remembers moves in `end`.
+        `step.stats`; what the task remembers moves in `end`. On a GPU it need not run at all: its operations may be
+        played from a recording of an earlier iteration (see `replay`). All that differs from one iteration to the next
+        must then come from `batch`, `draw`, `step.shared` and the nets; numbers that the task remembers by
+        `draw.number`, choices by `draw.decide`.
         """
         ...
 

@@ -6,7 +6,7 @@ It knows nothing of what is trained (see `door`), and files only as two calls on
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -20,6 +20,7 @@ from frugan.training.feed import Feed, LazyBatches
 from frugan.training.optimise import Average, Optimiser
 from frugan.training.ranks import Ranks
 from frugan.training.recipe import AdamConfig, TrainingConfig
+from frugan.training.replay import Job, Replays, cuda_graphs
 
 
 class TrainingError(RuntimeError):
@@ -140,6 +141,9 @@ class Loop:
         self.optimisers = {
             name: Optimiser(optimisers[name], nets, ranks) for name, nets in _nets_by_optimiser(task).items()
         }
+        self.replays: Replays | None = None
+        if config.replay and ranks.device.type == "cuda" and ranks.world == 1:
+            self.replays = Replays(cuda_graphs(), lambda text: observer.event(self, "replay", text))
         self._meter = _Meter()
 
     # -- time -----------------------------------------------------------------------------------------------------
@@ -251,6 +255,8 @@ class Loop:
             if plan.reset_moments != self.progress.moments:
                 optimiser.reset_moments()
             optimiser.adjust(plan.lr_scale.get(name, 1.0) * factor, plan.beta_power.get(name, 1.0))
+        if plan.reset_moments != self.progress.moments and self.replays is not None:
+            self.replays.forget()
         self.progress.moments = plan.reset_moments
 
     def _run_group(self, group: Sequence[Phase], step: Step, windows: int) -> tuple[int, bool]:
@@ -274,9 +280,14 @@ class Loop:
         """
         stats = step.stats.copy()
         try:
-            for phase in phases:
-                window += phase.fresh and repeat == 0
-                self._backward(phase, repeat, window, step)
+            windows = [window := window + (phase.fresh and repeat == 0) for phase in phases]
+            jobs = self._jobs(phases, repeat, windows, step)
+            if self.replays is None:
+                for job in jobs:
+                    self._backward(step, job)
+            else:
+                parameters = [each for phase in phases for each in self._parameters(phase)]
+                self.replays.run(step, list(jobs), parameters, self._backward)
             return window
         except RuntimeError as error:
             if not _is_out_of_memory(error):
@@ -288,27 +299,34 @@ class Loop:
         self._shrink_micro_batch(step.plan.batch)
         return None
 
-    def _backward(self, phase: Phase, repeat: int, window: int, step: Step) -> None:
-        total = max(int(step.plan.batch * phase.fraction), 1)
-        if total % self.ranks.world:
-            raise TrainingError(
-                f"the phase {phase.name!r} works on {total} pictures, which {self.ranks.world} processes cannot share "
-                "equally; choose another --batch or number of processes"
-            )
-        micros = self._num_micros(total)
+    def _jobs(self, phases: Sequence[Phase], repeat: int, windows: Sequence[int], step: Step) -> Iterator[Job]:
+        for phase, window in zip(phases, windows, strict=True):
+            total = max(int(step.plan.batch * phase.fraction), 1)
+            if total % self.ranks.world:
+                raise TrainingError(
+                    f"the phase {phase.name!r} works on {total} pictures, which {self.ranks.world} processes cannot "
+                    "share equally; choose another --batch or number of processes"
+                )
+            micros = self._num_micros(total)
+            for micro in range(micros):
+                share = Share(total, self.ranks.rank + self.ranks.world * micro, self.ranks.world * micros)
+                draw = Draw((*self._key(), phase.name, repeat), self.ranks.device, share)
+                yield Job(phase, micro, draw, LazyBatches(self.feeds, step.plan.batch, share, window))
+
+    def _backward(self, step: Step, job: Job) -> None:
+        phase, share = job.phase, job.draw.share
         self._toggle(phase)
-        parameters = self.optimisers[phase.optimiser].parameters(phase.nets)
-        for step.micro in range(micros):
-            share = Share(total, self.ranks.rank + self.ranks.world * step.micro, self.ranks.world * micros)
-            draw = Draw((*self._key(), phase.name, repeat), self.ranks.device, share)
-            batches = LazyBatches(self.feeds, step.plan.batch, share, window)
-            for terms in self.task.losses(phase, step, batches, draw):
-                losses = []
-                for name, term in terms.items():
-                    step.stats.add(f"{phase.name}/{name}", term.reshape(-1))
-                    weight = 1 / total if term.ndim else 1 / (micros * self.ranks.world)
-                    losses.append(term.float().sum() * weight)
-                torch.autograd.backward(sum(losses[1:], losses[0]), inputs=parameters)
+        step.phase, step.micro = phase.name, job.micro
+        for terms in self.task.losses(phase, step, job.batches, job.draw):
+            losses = []
+            for name, term in terms.items():
+                step.stats.add(f"{phase.name}/{name}", term.reshape(-1))
+                weight = 1 / share.total if term.ndim else 1 / share.stride
+                losses.append(term.float().sum() * weight)
+            torch.autograd.backward(sum(losses[1:], losses[0]), inputs=self._parameters(phase))
+
+    def _parameters(self, phase: Phase) -> list[Tensor]:
+        return self.optimisers[phase.optimiser].parameters(phase.nets)
 
     def _num_micros(self, total: int) -> int:
         local = max(total // self.ranks.world, 1)

@@ -114,7 +114,8 @@ class TrainingConfig:
     """How long and how a training runs; nothing here knows what is trained.
 
     `micro_batch` is the most samples that one process works on at once (None: the whole share of the batch); `lr` a
-    factor on every learning rate over time. With `epochs` the length follows the number of pictures (see `run.fit`);
+    factor on every learning rate over time. With `replay` a single process on a GPU records its phases and plays them
+    again (see `training.replay`). With `epochs` the length follows the number of pictures (see `run.fit`);
     `total_images` is then that of the published set. A snapshot (grid, score, checkpoint) is taken each
     `snapshot_images`, a checkpoint also each `checkpoint_seconds`. `plateau_images`: stop when the score has not
     improved for so long (None: never). `hold_out`: the share of the pictures that is kept aside (at most 500, none of
@@ -132,6 +133,7 @@ class TrainingConfig:
     epochs: int | None = None
     precision: Precision = "auto"
     channels_last: bool | None = None
+    replay: bool = True
     snapshot_images: int = 10_000
     checkpoint_seconds: float = 300.0
     status_seconds: float = 2.0

@@ -241,9 +241,11 @@ class Adversary(abc.ABC):
     # -- parts --------------------------------------------------------------------------------------------------------
 
     def begin(self, step: Step, draw: Shared) -> None:
-        """Whether LeCam has begun."""
-        lecam = self._settings.lecam
+        """Whether LeCam has begun and what it compares with, and the share of the fakes that counts."""
+        lecam, top_k = self._settings.lecam, self._settings.terms.top_k
         step.shared["lecam"] = lecam is not None and step.images_seen >= lecam.start_images
+        step.shared["logit_means"] = self._logit_means
+        step.shared["top_k"] = 1.0 if top_k is None else top_k.share_at(step.images_seen)
 
     def adversarial_losses(
         self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
@@ -312,7 +314,7 @@ class Adversary(abc.ABC):
             real_logits = reals.verdict.logits
         loss = self.conditioning.convince(kind, verdict, labels, real_logits)
         if extra.top_k is not None:
-            loss = best(loss, verdict.logits, extra.top_k.share_at(step.images_seen))
+            loss = best(loss, verdict.logits, step.shared["top_k"])
         terms = {"loss": loss, **self.conditioning.learn(verdict, labels, step.ranks)}
         if extra.feature_matching > 0:
             with torch.no_grad():
@@ -341,7 +343,7 @@ class Adversary(abc.ABC):
             self.reals(step, batch), self.real_labels(batch), fakes.images, labels, draw
         )
         of_reals, of_fakes = self._show_both(step, reals, real_labels, fakes.images, labels, draw)
-        self._note(step, fakes, of_reals.verdict, of_fakes.verdict)
+        self._note(step, fakes, of_reals.verdict, of_fakes.verdict, draw)
         loss = self.conditioning.tell_apart(config.loss, of_reals.verdict, real_labels, of_fakes.verdict, labels)
         terms = {"loss": loss, **self.more_terms(fakes)}
         terms |= self.conditioning.teach(
@@ -363,7 +365,7 @@ class Adversary(abc.ABC):
         if drift > 0:
             terms["drift"] = drift * regularize.drift(real_logits)
         if config.lecam is not None and step.shared["lecam"]:
-            means = self._logit_means.to(real_logits)
+            means = step.shared["logit_means"].to(real_logits)
             terms["lecam"] = config.lecam.weight * regularize.lecam(real_logits, fake_logits, means[0], means[1])
         return terms
 
@@ -404,12 +406,12 @@ class Adversary(abc.ABC):
             value = regularize.wgan_gp(logits, points, config.target if isinstance(config, WganGpConfig) else 1.0)
         return {"gradient_penalty": config.weight * value}
 
-    def _note(self, step: Step, fakes: Painted, reals: Verdict, of_fakes: Verdict) -> None:
+    def _note(self, step: Step, fakes: Painted, reals: Verdict, of_fakes: Verdict, draw: Draw) -> None:
         if fakes.w is not None:
             step.stats.add("w", fakes.w[:, 0])
         signs = adversarial.realness(self._settings.loss, reals.logits, of_fakes.logits).sign()
-        self._augmenter.note(step, signs)
-        self._deceiver.note(step, len(signs))
+        self._augmenter.note(step, signs, draw)
+        self._deceiver.note(step, len(signs), draw)
         step.stats.add("real_logits", reals.logits)
         step.stats.add("fake_logits", of_fakes.logits)
 

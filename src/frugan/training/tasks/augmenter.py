@@ -9,7 +9,7 @@ from torch import Tensor
 from frugan.augment import AugmentConfig, ada, augment, jointly
 from frugan.augment.ada import AdaConfig
 from frugan.augment.diffaugment import Place, applies
-from frugan.training.door import Draw, Step
+from frugan.training.door import Draw, Shared, Step
 from frugan.training.tasks.terms import ApaConfig
 
 
@@ -34,7 +34,7 @@ class Augmenter:
         """The images as they are seen there."""
         if self._config is None or not applies(self._config.mode, place):
             return images
-        return augment(images, self._config, float(self._state[0]), draw.uniform, draw.normal)
+        return augment(images, self._config, self._strength(draw), draw.uniform, draw.normal)
 
     def jointly(
         self, images: Sequence[Tensor], place: Place, draw: Draw, are_pictures: Sequence[bool]
@@ -42,14 +42,22 @@ class Augmenter:
         """Images of one scene as they are seen there, changed alike (see `augment.jointly`)."""
         if self._config is None or not applies(self._config.mode, place):
             return images
-        p = float(self._state[0])
+        p = self._strength(draw)
         return jointly(images, self._config, p, draw.uniform, draw.normal, are_pictures=are_pictures)
 
-    def note(self, step: Step, signs: Tensor) -> None:
+    def _strength(self, draw: Draw) -> float | Tensor:
+        """ADA's probability: 0, or a number on the device."""
+        is_at_work = self._ada is not None and draw.decide(lambda _: float(self._state[0]) > 0)
+        return draw.number(self._probability) if is_at_work else 0.0
+
+    def _probability(self, _: Shared) -> float:
+        return float(self._state[0])
+
+    def note(self, step: Step, signs: Tensor, draw: Draw) -> None:
         """Count in, for each real picture, the sign of the discriminator's logit, or its mean over patches: (N,)."""
         step.stats.add("real_sign", signs)
         if self._ada is not None:
-            step.stats.add("augment_p", torch.full_like(signs, float(self._state[0])))
+            step.stats.add("augment_p", draw.number(self._probability).to(signs).expand_as(signs))
 
     def end(self, stats: Mapping[str, Tensor], images: int) -> None:
         """Move ADA's probability by the mean sign over so many real pictures."""
@@ -79,16 +87,19 @@ class Deceiver:
         """Reals, of which some are fakes with their labels. Deviation: published code keeps the label of the real."""
         if self._config is None:
             return reals, real_labels
-        is_fake = draw.uniform() < float(self._state[0])
+        is_fake = draw.uniform() < draw.number(self._probability)
         mixed = torch.where(is_fake[:, None, None, None], fakes.to(reals.dtype), reals)
         if real_labels is None or labels is None:
             return mixed, real_labels
         return mixed, torch.where(is_fake[:, None], labels, real_labels)
 
-    def note(self, step: Step, count: int) -> None:
+    def _probability(self, _: Shared) -> float:
+        return float(self._state[0])
+
+    def note(self, step: Step, count: int, draw: Draw) -> None:
         """Count in the probability, for each real picture."""
         if self._config is not None:
-            step.stats.add("deceive_p", torch.full((count,), float(self._state[0]), device=step.ranks.device))
+            step.stats.add("deceive_p", draw.number(self._probability).float().expand(count))
 
     def end(self, stats: Mapping[str, Tensor], images: int) -> None:
         """Move the probability by the mean sign over so many real pictures."""

@@ -210,7 +210,6 @@ class ClassesTask(Adversary):
         self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
     ) -> Iterator[Mapping[str, Float[Tensor, "..."]]]:
         """The losses of one phase, each sample's own."""
-        step.shared["phase"] = phase.name
         yield from self.adversarial_losses(phase, step, batch, draw)
 
     # -- parts --------------------------------------------------------------------------------------------------------
@@ -233,7 +232,7 @@ class ClassesTask(Adversary):
     ) -> Painted:
         """Pictures by the statistics of their own batch, which are noted in the generator's step."""
         z = draw.normal(self.config.generator.z_dim)
-        with using(kernels(self.generator) if step.shared["phase"] == "generator" else step.shared["kernels"]):
+        with using(kernels(self.generator) if step.phase == "generator" else step.shared["kernels"]):
             if self.config.latent_optimisation is None:
                 return self._painted(step, draw, z, labels, dtype, apart)
             with torch.enable_grad():  # the discriminator's gradients flow through the steps too
@@ -244,7 +243,7 @@ class ClassesTask(Adversary):
         self, step: Step, draw: Draw, z: Tensor, labels: Tensor | None, dtype: torch.dtype | None, apart: float
     ) -> Painted:
         codes = self.generator.codes(z, labels)
-        if step.shared["phase"] == "generator":
+        if step.phase == "generator":
             with note_statistics(self.generator, "generator", step.stats):
                 images = self.generator.draw(codes, pooling=_pooling(step, 1.0), dtype=dtype)
         else:
@@ -284,7 +283,7 @@ class ClassesTask(Adversary):
         if self.config.discriminator.norm != "batch":
             with using(kernels(self.discriminator)):
                 verdict: Verdict = self.discriminator(images, labels, dtype=dtype)
-        elif step.shared["phase"] == "discriminator":
+        elif step.phase == "discriminator":
             with note_statistics(self.discriminator, "discriminator", step.stats):
                 verdict = self.discriminator(images, labels, dtype=dtype, pooling=_pooling(step, 1.0))
         else:

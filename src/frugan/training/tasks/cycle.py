@@ -217,7 +217,7 @@ class CycleTask(PatchAdversary):
         shown = self._pools[way.translator].show(step.cache[way.translator], places)
         of_reals = self.judge(self.nets[way.judge], (target,), "d_real", step, draw)
         of_fakes = self.judge(self.nets[way.judge], (shown,), "d_fake", step, draw)
-        return {way.judge: HALF * self.tell_apart(step, of_reals, of_fakes)}
+        return {way.judge: HALF * self.tell_apart(step, of_reals, of_fakes, draw)}
 
     def _paint(self, name: str, source: Tensor, step: Step, draw: Draw) -> Tensor:
         with computing(step):

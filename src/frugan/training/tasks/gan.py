@@ -19,7 +19,7 @@ from frugan.model import Model
 from frugan.models.heads import Verdict
 from frugan.models.stylegan2 import Generator, StyleGAN2Config
 from frugan.models.stylegan2_discriminator import Discriminator, StyleGAN2DiscriminatorConfig
-from frugan.training.door import Batch, Draw, Phase, Plan, Step
+from frugan.training.door import Batch, Draw, Phase, Plan, Shared, Step
 from frugan.training.tasks.adversary import (
     Adversary,
     LeCamConfig,
@@ -180,6 +180,11 @@ class GanTask(Adversary):
         """The same at all times."""
         return self._plan
 
+    def begin(self, step: Step, draw: Shared) -> None:
+        """What path lengths are compared with, too."""
+        super().begin(step, draw)
+        step.shared["path_mean"] = self._path_mean
+
     def losses(
         self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
     ) -> Iterator[Mapping[str, Float[Tensor, "..."]]]:
@@ -205,16 +210,17 @@ class GanTask(Adversary):
         `twice`: they will be differentiated twice, which a compiled network cannot be (its `forward` is not compiled).
         """
         generator, config = self.generator, self.config.generator
-        z, cutoff, other = draw.normal(config.z_dim), config.num_ws, None
-        if draw.shared.uniform() < self.config.style_mixing:
-            cutoff = draw.shared.integer(1, config.num_ws)
+        z, from_other, other = draw.normal(config.z_dim), None, None
+        if draw.decide(lambda shared: shared.uniform() < self.config.style_mixing):
+            cutoff = draw.number(lambda shared: shared.integer(1, config.num_ws))
+            from_other = torch.arange(config.num_ws, device=z.device) >= cutoff
             other = generator.mapping(draw.normal(config.z_dim), labels)
         noise = [draw.normal(*shape) for shape in generator.noise_shapes()]
         synthesis = generator.synthesis.forward if twice else generator.synthesis
 
         def styles(latents: Tensor) -> Tensor:
             w = generator.mapping(latents, labels)
-            return w if other is None else torch.cat([w[:, :cutoff], other[:, cutoff:]], dim=1)
+            return w if from_other is None else torch.where(from_other[:, None], other, w)
 
         w, near = styles(z), None
         if apart > 0:
@@ -242,7 +248,7 @@ class GanTask(Adversary):
         images, w = painted.images, painted.w
         assert w is not None
         lengths = regularize.path_lengths(images, w, draw.normal(*images.shape[1:]))
-        mean = regularize.moving_mean(self._path_mean.to(lengths), step.ranks.gather(lengths), config.decay)
+        mean = regularize.moving_mean(step.shared["path_mean"].to(lengths), step.ranks.gather(lengths), config.decay)
         step.stats.add("path_length", lengths)
         return {"loss": config.weight * config.every * regularize.path_length_penalty(lengths, mean)}
 

@@ -293,12 +293,13 @@ class GrowTask(Adversary):
         twice: bool = False,
     ) -> Verdict:
         """The discriminator's logits, and those of classes where it has a head for them; no features."""
-        alpha, strength = step.shared["stage"].alpha, self.noise_strength
+        alpha = step.shared["stage"].alpha
 
         def factors(channels: int) -> Tensor:
-            return 1 + strength * math.sqrt(channels) * draw.normal(channels)
+            strength = draw.number(lambda _: self.noise_strength * math.sqrt(channels))
+            return 1 + strength * draw.normal(channels)
 
-        noisy = factors if strength > 0 else None
+        noisy = factors if draw.decide(lambda _: self.noise_strength > 0) else None
         classes = None
         if self._tells_classes:
             logits, classes = self.discriminator.with_classes(images, alpha=alpha, dtype=dtype, factors=noisy)

@@ -65,11 +65,11 @@ class PatchAdversary:
         """What the discriminator says of pictures side by side, a source and a result, or of one alone."""
         return self.ask(discriminator, self.see(images, place, draw), step)
 
-    def tell_apart(self, step: Step, reals: Maps, fakes: Maps) -> Float[Tensor, " N"]:
+    def tell_apart(self, step: Step, reals: Maps, fakes: Maps, draw: Draw) -> Float[Tensor, " N"]:
         """The discriminator's loss of each pair of samples, a mean over patches and scales; not halved."""
         pairs = [(real[-1], fake[-1]) for real, fake in zip(reals, fakes, strict=True)]
         signs = [adversarial.patch_mean(real.sign()) for real, _ in pairs]
-        self._augmenter.note(step, torch.stack(signs).mean(dim=0))
+        self._augmenter.note(step, torch.stack(signs).mean(dim=0), draw)
         for name, column in zip(("real_logits", "fake_logits"), zip(*pairs, strict=True), strict=True):
             step.stats.add(name, torch.stack([adversarial.patch_mean(logits) for logits in column]).mean(dim=0))
         terms = [adversarial.patch_discriminator_loss(self._settings.loss, real, fake) for real, fake in pairs]

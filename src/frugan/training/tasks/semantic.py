@@ -158,7 +158,7 @@ class SemanticTask(PatchAdversary):
                 fakes = self._paint(labels, step)
             of_fakes = self.ask(self.discriminator, self.see((labels, fakes), "d_fake", draw, _SEEN), step)
             of_reals = self.ask(self.discriminator, self.see((labels, target), "d_real", draw, _SEEN), step)
-            yield {"loss": self.tell_apart(step, of_reals, of_fakes)}
+            yield {"loss": self.tell_apart(step, of_reals, of_fakes, draw)}
 
     def _generator_losses(self, labels: Tensor, target: Tensor, step: Step, draw: Draw) -> dict[str, Tensor]:
         config = self.config

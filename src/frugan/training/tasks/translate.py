@@ -114,7 +114,7 @@ class PairedTask(PatchAdversary):
             step.cache["fakes"] = fakes
             of_fakes = self.judge(self.discriminator, (source, fakes.detach()), "d_fake", step, draw)
             of_reals = self.judge(self.discriminator, (source, target), "d_real", step, draw)
-            yield {"loss": HALF * self.tell_apart(step, of_reals, of_fakes)}
+            yield {"loss": HALF * self.tell_apart(step, of_reals, of_fakes, draw)}
         else:
             fakes = step.cache.pop("fakes") if "fakes" in step.cache else self._paint(source, step, draw)
             opinion = self.judge(self.discriminator, (source, fakes), "g_fake", step, draw)

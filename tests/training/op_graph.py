@@ -1,0 +1,73 @@
+"""A recording on the CPU that behaves as a CUDA graph does: a list of operations with their tensors and plain numbers.
+
+While it records, draws hold numbers that are not theirs, so that nothing but playing it gives results; a number that the host
+reads is refused, but in what was passed to `Draw.number` and `Draw.decide`.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from frugan.training import replay
+
+_READS = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.masked_select.default")
+_MAKES_NOTHING = ("aten.empty.memory_format", "aten.empty_strided.default", "aten.new_empty.default")
+_MAKES_NOTHING_EITHER = ("aten.empty_like.default", "aten.new_empty_strided.default")
+_RANDOM = ("aten.randn", "aten.rand", "aten.randint", "aten.bernoulli", "aten.normal_", "aten.uniform_")
+
+
+class OpGraph:
+    """Operations in the order in which they ran."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+        self.plays = 0
+
+    @contextmanager
+    def record(self) -> Iterator[None]:
+        with _Listener(self.calls):
+            yield
+
+    @torch.no_grad()
+    def play(self) -> None:
+        self.plays += 1
+        for call, args, kwargs, before in self.calls:
+            after = call(*args, **kwargs)
+            for old, new in zip(pytree.tree_leaves(before), pytree.tree_leaves(after), strict=True):
+                if isinstance(old, Tensor) and old.untyped_storage().data_ptr() != new.untyped_storage().data_ptr():
+                    old.copy_(new)
+
+
+class _Listener(TorchDispatchMode):
+    def __init__(self, calls: list[tuple[Any, Any, Any, Any]]) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = str(call), kwargs or {}
+        if _is_host():
+            return call(*args, **kwargs)
+        if name in _READS:
+            raise RuntimeError(f"{name}: the host may read no number of a recording")
+        if name.startswith(_RANDOM):
+            raise RuntimeError(f"{name}: a recording may draw no numbers")
+        found = call(*args, **kwargs)
+        if name in (*_MAKES_NOTHING, *_MAKES_NOTHING_EITHER):
+            return found.fill_(0.25) if found.is_floating_point() else found.zero_()
+        self.calls.append((call, args, kwargs, found))
+        return found
+
+
+def _is_host() -> bool:
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name in ("decide", "number") and frame.f_code.co_filename == replay.__file__:
+            return True
+        frame = frame.f_back
+    return False
