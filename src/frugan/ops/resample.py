@@ -4,8 +4,8 @@ Two paths give the same numbers: `upfirdn2d_reference` spells out the definition
 n-th pixel); everything else runs without inserted zeros, as depthwise convolutions, or in half precision on a card as
 the products of `ops.banded`. All can be differentiated twice.
 
-A filter is a tensor of taps: one axis (H = W, applied along both axes) or two axes (rows, columns); or a `Fir`, which is
-known to be separable. It is a *true convolution* kernel: the first tap meets the latest pixel. `flip_filter=True` gives
+A filter is a tensor of taps: one axis (H = W, applied along both axes) or two axes (rows, columns); or a `Fir`, known
+to be separable. It is a *true convolution* kernel: the first tap meets the latest pixel. `flip_filter=True` gives
 correlation instead.
 Source: StyleGAN2 (Karras et al. 2020), section 4 and appendix B; paddings as in the authors' PyTorch code.
 """
