@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from frugan.ops import convolution
 from tests import reference
@@ -94,3 +95,26 @@ def test_the_cpu_runs_channels_last():
     x, weight = draw(2, 4, 6, 6), draw(4, 4, 3, 3)
     for run in (convolution.convolve, convolution.convolve_transposed):
         assert run(x, weight).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_another_dtype_comes_in_its_layout_and_so_does_its_gradient():
+    x = draw(2, 3, 4, 5).requires_grad_()
+    y = convolution.in_dtype(x, torch.bfloat16)
+    assert y.dtype == torch.bfloat16 and y.is_contiguous(memory_format=torch.channels_last)
+    value = convolution.in_dtype(y, torch.float64).pow(3).sum()
+    (first,) = torch.autograd.grad(value, x, create_graph=True)
+    assert first.dtype == torch.float64 and first.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(first, 3 * x.square(), rtol=0.02, atol=0)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    torch.testing.assert_close(second, 6 * x, rtol=0.02, atol=0)
+    assert convolution.in_dtype(x, x.dtype) is x
+    with torch.no_grad():
+        assert convolution.in_dtype(x, torch.float32).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_on_a_card_float32_is_not_channels_last():
+    with FakeTensorMode():
+        x = torch.empty(2, 3, 4, 5, device="cuda")
+        half = convolution.in_dtype(x, torch.float16)
+        assert half.is_contiguous(memory_format=torch.channels_last)
+        assert convolution.in_dtype(half, torch.float32).is_contiguous()

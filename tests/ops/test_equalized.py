@@ -120,25 +120,52 @@ def around(bound, dtype):
     return torch.cat([x, x.nextafter(far), x.nextafter(-far)])
 
 
+PAIRS = {
+    "limited": (equalized.limited, lambda x, bound: x.clamp(-bound, bound)),
+    "leaky": (
+        lambda x, bound: equalized.leaky_limited_(x * 1, bound),
+        lambda x, bound: torch.nn.functional.leaky_relu(x, 0.2).clamp(-bound, bound),
+    ),
+}
+"""Ours, and what torch has for it."""
+
+
 @pytest.mark.parametrize("bound", [256, 256 * math.sqrt(0.5), 0.3])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_limited_is_clamp_with_its_derivatives(dtype, bound):
-    x = around(bound, dtype).requires_grad_()
+@pytest.mark.parametrize("name", PAIRS)
+def test_limits_are_torchs_with_their_derivatives(name, dtype, bound):
+    x = around(bound, dtype)
+    x = torch.cat([x, 5 * x]).requires_grad_()
     weight = torch.linspace(-1, 1, len(x)).to(dtype).requires_grad_()
     found = []
-    for run in (lambda x: equalized.limited(x, bound), lambda x: x.clamp(-bound, bound)):
-        y = run(x)
+    for run in PAIRS[name]:
+        y = run(x, bound)
         (first,) = torch.autograd.grad(y, x, weight, create_graph=True)
         (second,) = torch.autograd.grad(first, weight, torch.ones_like(first))
         found.append((y.detach(), first.detach(), second))
     for got, expected in zip(*found, strict=True):
         assert torch.equal(got, expected)
-    assert equalized.limited(x, None) is x
 
 
-def test_limited_is_differentiable_twice():
+@pytest.mark.parametrize("name", PAIRS)
+def test_limits_can_be_differentiated_twice_and_by_torch_func(name):
+    ours, theirs = PAIRS[name]
     x = draw(2, 3).requires_grad_()
-    assert torch.autograd.gradgradcheck(lambda x: equalized.limited(x.square(), 0.5), (x,))
-    torch.testing.assert_close(
-        torch.func.grad(lambda x: equalized.limited(x, 0.5).sum())(x), (x.abs() <= 0.5).to(torch.float64)
-    )
+    assert torch.autograd.gradgradcheck(lambda x: ours(x.square() - x, 0.5), (x,))
+    got, expected = (torch.func.grad(lambda x, run=run: run(x, 0.5).square().sum())(x) for run in (ours, theirs))
+    torch.testing.assert_close(got, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x, 0.5), theirs(x, 0.5))
+
+
+def test_without_a_bound_there_is_none():
+    x = 1e9 * draw(2, 3)
+    assert equalized.limited(x, None) is x
+    torch.testing.assert_close(equalized.leaky_limited_(x.clone(), None), torch.nn.functional.leaky_relu(x, 0.2))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_gradients_of_limits_take_the_layout_of_the_features(name):
+    x = draw(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_()
+    (gradient,) = torch.autograd.grad(PAIRS[name][0](x, 0.5), x, draw(2, 3, 4, 5))
+    assert gradient.is_contiguous(memory_format=torch.channels_last)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -24,8 +23,9 @@ from frugan.models.generator import (
 )
 from frugan.models.mapping import Labels, MappingNetwork
 from frugan.models.subnet import Subnet
+from frugan.ops.convolution import in_dtype
 from frugan.ops.elastic import leading
-from frugan.ops.equalized import SLOPE, EqualizedConv2d, EqualizedLinear, limited
+from frugan.ops.equalized import EqualizedConv2d, EqualizedLinear, leaky_limited_, limited
 from frugan.ops.modulate import modulated_conv2d
 from frugan.ops.resample import Fir, fir_filter, upsample2d
 
@@ -170,8 +170,7 @@ class SynthesisLayer(nn.Module):
         # In place: these features are nobody else's, and no derivative needs them as they were.
         if noise is not None:
             x = x.add_((noise * (self.noise_strength * total)).to(x.dtype))
-        x = F.leaky_relu_(x, SLOPE)
-        return limited(x, None if self.clamp is None else self.clamp * gain)
+        return leaky_limited_(x, None if self.clamp is None else self.clamp * gain)
 
 
 class ToRGB(nn.Module):
@@ -188,7 +187,7 @@ class ToRGB(nn.Module):
         """An image in the dtype of `w`. The style's gain is that of all inputs, also where fewer run."""
         styles = self.affine(w, x.shape[1]) * (1 / math.sqrt(self.weight.shape[1]))
         x = modulated_conv2d(x, leading(self.weight, None, x.shape[1]), styles, self.bias, demodulate=False)
-        return limited(x, self.clamp).to(w.dtype)
+        return in_dtype(limited(x, self.clamp), w.dtype)
 
 
 class SynthesisBlock(nn.Module):
@@ -226,7 +225,7 @@ class SynthesisBlock(nn.Module):
             const = leading(self.const, widths[0]).to(dtype)
             x = const[None].expand(w.shape[0], -1, -1, -1)
             return cast(Tensor, self.conv1(x, w[:, 0], noise[0], widths[1]))
-        x = x.to(dtype)
+        x = in_dtype(x, dtype)
         gain = ROOT_HALF if self.has_skip else 1.0
         y = self.skip(x, gain, widths[1]) if self.has_skip else None
         x = self.conv0(x, w[:, 0], noise[0], widths[0])

@@ -12,6 +12,7 @@ from frugan.models.generator import check_labels, check_widths
 from frugan.models.heads import Head, HeadConfig, Verdict, check_head
 from frugan.models.mapping import Labels, MappingNetwork
 from frugan.models.stylegan2 import ROOT_HALF, Architecture, SharedConfig
+from frugan.ops.convolution import in_dtype
 from frugan.ops.equalized import EqualizedConv2d, EqualizedLinear
 from frugan.ops.normalize import minibatch_stddev
 from frugan.ops.resample import Fir, downsample2d
@@ -70,9 +71,9 @@ class DiscriminatorBlock(nn.Module):
         self, x: Float[Tensor, "N C H W"] | None, image: Float[Tensor, "N channels H W"] | None, dtype: torch.dtype
     ) -> Float[Tensor, "N C_out H_out W_out"]:
         """The features at half the resolution, in `dtype`."""
-        x = None if x is None else x.to(dtype)
+        x = None if x is None else in_dtype(x, dtype)
         if image is not None:
-            y = self.fromrgb(image.to(dtype))
+            y = self.fromrgb(in_dtype(image, dtype))
             x = y if x is None else x + y
         if self.has_skip:
             y = self.skip(x, ROOT_HALF)
@@ -161,7 +162,7 @@ class Discriminator(nn.Module):
             )
             x = self.get_submodule(f"b{resolution}")(x, image, use)
             image = downsample2d(image, self.fir) if image is not None and config.architecture == "skip" else None
-        features = self.b4(None if x is None else x.to(images.dtype), image)
+        features = self.b4(None if x is None else in_dtype(x, images.dtype), image)
         if self.head is not None:
             return cast(Verdict, self.head(features, labels))
         if not config.num_classes:

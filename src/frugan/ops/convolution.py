@@ -20,6 +20,38 @@ def preferred_layout(x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
     return x
 
 
+def in_dtype(x: Float[Tensor, "N C H W"], dtype: torch.dtype) -> Float[Tensor, "N C H W"]:
+    """The maps in `dtype`; where it is another one, in the layout that goes with it, as their gradient on its way back.
+
+    On a GPU half precision is channels-last and float32 is not: mixed layouts cost every pass over the maps dearly.
+    """
+    if x.dtype == dtype:
+        return x
+    return _apply(_Cast, x, dtype) if has_own_derivatives() else _cast(x, dtype)
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    layouts = {
+        "cpu": torch.channels_last,
+        "cuda": torch.channels_last if dtype.itemsize < 4 else torch.contiguous_format,
+    }
+    return x.to(dtype, memory_format=layouts.get(x.device.type, torch.preserve_format))
+
+
+class _Cast(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, dtype: torch.dtype) -> Tensor:
+        return _cast(x, dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, torch.dtype], output: Tensor) -> None:
+        ctx.dtype = inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return in_dtype(grad, ctx.dtype), None
+
+
 def convolve(
     x: Float[Tensor, "N C_in H W"],
     weight: Float[Tensor, "C_out C_group rows columns"],

@@ -5,6 +5,7 @@ Source: Karras et al. 2018 (ProGAN), section 4.1; gains and activations as in St
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -88,29 +89,49 @@ def limited(x: Float[Tensor, "*shape"], bound: float | int | None) -> Float[Tens
     """
     if bound is None:
         return x
-    if not has_own_derivatives():
-        return x.clamp(-bound, bound)
-    result: Tensor = _Limited.apply(x, bound)  # type: ignore[no-untyped-call]
-    return result
+    return _limit(x, None, bound) if has_own_derivatives() else x.clamp(-bound, bound)
+
+
+def leaky_limited_(x: Float[Tensor, "*shape"], bound: float | int | None) -> Float[Tensor, "*shape"]:
+    """`limited` leaky ReLU, which takes the memory of `x`: for features that are nobody else's, and not needed again.
+
+    The second derivative, too, is spared what torch spends on it: zeros, and their addition.
+    """
+    if bound is None or not has_own_derivatives():
+        return limited(F.leaky_relu_(x, SLOPE), bound)
+    return _limit(x, SLOPE, bound)
 
 
 class _Limited(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, bound: float) -> Tensor:
-        return x.clamp(-bound, bound)
+    """`x` through leaky ReLU where there is a `slope`, in place, then into the bounds.
+
+    Both derivatives follow from what stands between the two.
+    """
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.bound = inputs[1]
+    def forward(x: Tensor, slope: float | None, bound: float) -> Tensor:
+        return (x if slope is None else F.leaky_relu_(x, slope)).clamp(-bound, bound)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float | None, float], output: Tensor) -> None:
+        x, ctx.slope, ctx.bound = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        x = ctx.saved_tensors[0].detach()
+        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            grad = grad.contiguous(memory_format=torch.channels_last)  # mixed layouts would be slow, here and after
         # This operator lets nothing through at its bounds, where clamp does: so they are the next numbers beyond.
         step = torch.finfo(x.dtype).eps * 2.0 ** (math.frexp(ctx.bound)[1] - 1)
         beyond = (round(ctx.bound / step) + 1) * step
-        return torch.ops.aten.hardtanh_backward(grad, x.detach(), -beyond, beyond), None
+        grad = torch.ops.aten.hardtanh_backward(grad, x, -beyond, beyond)
+        if ctx.slope is not None:
+            grad = torch.ops.aten.leaky_relu_backward(grad, x, ctx.slope, True)
+        return grad, None, None
+
+
+_limit: Callable[[Tensor, float | None, float], Tensor] = _Limited.apply
 
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:
@@ -199,7 +220,4 @@ class EqualizedConv2d(nn.Module):
             padding=self.weight.shape[2] // 2,
             flip_weight=self.up == 1,
         )
-        if self.activation == "lrelu":
-            # In place: the features are nobody else's, and the derivative takes their sign from the result.
-            x = F.leaky_relu_(x, SLOPE)
-        return limited(x, clamp)
+        return leaky_limited_(x, clamp) if self.activation == "lrelu" else limited(x, clamp)
