@@ -247,6 +247,6 @@ def test_filters_and_their_derivatives_agree(
         (first,) = torch.autograd.grad(value, x, create_graph=True)
         (second,) = torch.autograd.grad(first.float().pow(3).sum(), x)
         gradients.append([part.detach().float().cpu() for part in (up, down, first, second)])
-    bound = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}[dtype]
+    bound = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 2e-2}[dtype]
     for card, processor in zip(*gradients, strict=True):
         torch.testing.assert_close(card, processor, atol=bound * float(processor.abs().max()), rtol=bound)
