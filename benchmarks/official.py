@@ -4,7 +4,8 @@
 
 FOLDER is a checkout of theirs; it is imported, never copied. Both sides train the `auto` settings of one device (R1
 every 16, path length every 4, style mixing .9, ADA bgc at a fixed p) on the same noise, convolutions tried out first
-and without TF32, as there; whole periods of 16 iterations are timed after one for warming up. On a GPU their compiled
+and without TF32, as there; whole periods of 16 iterations are timed, after one for warming up and as many more as ours
+takes to record all phases. On a GPU their compiled
 operators are built first; where that fails their slow ones are taken, and the row says so.
 """
 
@@ -27,6 +28,7 @@ from frugan.training.feed import Feed
 from frugan.training.loop import Loop
 from frugan.training.ranks import Ranks
 from frugan.training.recipe import Recipe
+from frugan.training.replay import WARM
 
 PERIOD = 16
 
@@ -188,7 +190,8 @@ def main() -> None:
     sides = {"theirs": theirs, "ours": lambda: ours(recipe, pictures, device)}
     for name in sides if args.only is None else (args.only,):
         build = sides[name]
-        found[name] = beside.measure(build, device, 1, max(args.iterations // PERIOD, 1))
+        warm = 1 if name == "theirs" or device.type == "cpu" else WARM + 2
+        found[name] = beside.measure(build, device, warm, max(args.iterations // PERIOD, 1))
         row = found[name].row(
             name=f"training, {name}",
             size=f"auto {args.resolution}",

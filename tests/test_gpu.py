@@ -25,6 +25,7 @@ from frugan.training.feed import open_feeds
 from frugan.training.loop import Loop
 from frugan.training.ranks import Ranks
 from frugan.training.recipe import Precision, Recipe, tiny
+from frugan.training.replay import WARM
 from frugan.training.run import Start, fit, train
 from tests.tiny_extractor import TinyExtractor
 from tests.training.rig import Keeper
@@ -185,6 +186,24 @@ def test_what_a_checkpoint_holds_is_all_that_comes_next_depends_on(name: str) ->
     for name in compared:
         torch.testing.assert_close(theirs[name], ours[name], rtol=0.01, atol=1e-3)
     assert all(bool(torch.isfinite(value).all()) for value in ours.values())
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_recorded_phases_train_as_those_that_run_themselves(name: str) -> None:
+    """Sums on a card may round otherwise, and each step carries that on: losses agree to a twentieth."""
+    recipe, data = little(name)
+    recorded, plain = loop_of(recipe, data), loop_of(override(recipe, "training.replay", "false"), data)
+    assert recorded.replays is not None and plain.replays is None
+    for number in range(WARM + 4):
+        ours, theirs = recorded.iterate(), plain.iterate()
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            assert bool(torch.isfinite(value).all()), f"{key} in iteration {number}"
+    keeper = recorded._observer
+    assert isinstance(keeper, Keeper) and keeper.events == []
+    assert recorded.replays.count >= (0 if name == "pix2pix-small" else 1)
+    for key, value in ours.items():
+        torch.testing.assert_close(value, theirs[key], rtol=0.05, atol=0.02, msg=lambda text, key=key: f"{key}: {text}")
 
 
 @pytest.mark.slow

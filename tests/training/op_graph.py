@@ -1,7 +1,7 @@
 """A recording on the CPU that behaves as a CUDA graph does: a list of operations with their tensors and plain numbers.
 
-While it records, draws hold numbers that are not theirs, so that nothing but playing it gives results; a number that the host
-reads is refused, but in what was passed to `Draw.number` and `Draw.decide`.
+While it records, draws hold numbers that are not theirs and what is changed is put back, so that nothing but playing it
+has results; a number that the host reads is refused, but in what was passed to `Draw.number` and `Draw.decide`.
 """
 
 import sys
@@ -17,9 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from frugan.training import replay
 
 _READS = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.masked_select.default")
-_MAKES_NOTHING = ("aten.empty.memory_format", "aten.empty_strided.default", "aten.new_empty.default")
-_MAKES_NOTHING_EITHER = ("aten.empty_like.default", "aten.new_empty_strided.default")
 _RANDOM = ("aten.randn", "aten.rand", "aten.randint", "aten.bernoulli", "aten.normal_", "aten.uniform_")
+_MAKES_NOTHING = (
+    *("aten.empty.memory_format", "aten.empty_strided.default", "aten.empty_like.default"),
+    *("aten.new_empty.default", "aten.new_empty_strided.default"),
+)
 
 
 class OpGraph:
@@ -31,8 +33,14 @@ class OpGraph:
 
     @contextmanager
     def record(self) -> Iterator[None]:
-        with _Listener(self.calls):
-            yield
+        listener = _Listener(self.calls)
+        try:
+            with listener:
+                yield
+        finally:
+            with torch.no_grad():
+                for tensor, before in listener.changed:
+                    tensor.copy_(before)
 
     @torch.no_grad()
     def play(self) -> None:
@@ -40,7 +48,7 @@ class OpGraph:
         for call, args, kwargs, before in self.calls:
             after = call(*args, **kwargs)
             for old, new in zip(pytree.tree_leaves(before), pytree.tree_leaves(after), strict=True):
-                if isinstance(old, Tensor) and old.untyped_storage().data_ptr() != new.untyped_storage().data_ptr():
+                if isinstance(old, Tensor) and _place(old) != _place(new):
                     old.copy_(new)
 
 
@@ -48,6 +56,8 @@ class _Listener(TorchDispatchMode):
     def __init__(self, calls: list[tuple[Any, Any, Any, Any]]) -> None:
         super().__init__()
         self.calls = calls
+        self.changed: list[tuple[Tensor, Tensor]] = []
+        self._ours: list[Tensor] = []
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = str(call), kwargs or {}
@@ -57,11 +67,30 @@ class _Listener(TorchDispatchMode):
             raise RuntimeError(f"{name}: the host may read no number of a recording")
         if name.startswith(_RANDOM):
             raise RuntimeError(f"{name}: a recording may draw no numbers")
+        for tensor in _written(call, args, kwargs):
+            if _place(tensor) not in {_place(each) for each in self._ours}:
+                self.changed.append((tensor, tensor.clone()))
+                self._ours.append(tensor)
         found = call(*args, **kwargs)
-        if name in (*_MAKES_NOTHING, *_MAKES_NOTHING_EITHER):
+        if not call.is_view:
+            self._ours += [each for each in pytree.tree_leaves(found) if isinstance(each, Tensor)]
+        if name in _MAKES_NOTHING:
             return found.fill_(0.25) if found.is_floating_point() else found.zero_()
         self.calls.append((call, args, kwargs, found))
         return found
+
+
+def _written(call: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
+    if str(call) == "aten.native_batch_norm.default":  # its schema does not tell
+        yield from (each for each in args[3:5] if each is not None)
+    for number, argument in enumerate(call._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[number] if number < len(args) else kwargs.get(argument.name)
+            yield from (each for each in pytree.tree_leaves(value) if isinstance(each, Tensor))
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _is_host() -> bool:

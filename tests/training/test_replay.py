@@ -7,35 +7,147 @@ import torch
 from torch import Tensor
 
 from frugan.augment import diffaugment
-
-from frugan.training.door import Batch, Draw, Phase, Shared, Step
-from frugan.training.replay import WARM, Replays
+from frugan.training.door import Batch, Draw, Phase, Step
+from frugan.training.loop import Loop
+from frugan.training.replay import MOST_RECORDINGS, WARM, Replays
 from tests.training.op_graph import OpGraph
 from tests.training.rig import assert_same_bits, make_loop
-from tests.training.tiny_tasks import JOBS, Fragile, make
+from tests.training.tiny_tasks import JOBS, Fragile, Job, make
 
-KINDS = tuple(JOBS)
-NOT_RECORDED = ("translate", "pix2pix", "pix2pix-unet-ada", "cycle", "cyclegan")
-
-
-def recorded(kind: str, **training: object) -> tuple[object, list[OpGraph], list[str]]:
-    return None, [], []
+HANDS_ON_GRADIENTS = ("translate", "pix2pix", "pix2pix-unet-ada")
+NEVER_THE_SAME = ("cycle", "progan", "progan-labels-ada", "progan-least-squares")
+"""Tasks of which something that all phases share is another number in each of these few iterations."""
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_task_trains_as_it_does_without(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def as_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diffaugment, "host_sees", lambda x: False)
-    graphs: list[OpGraph] = []
-    told: list[str] = []
 
-    def graph() -> OpGraph:
-        graphs.append(OpGraph())
-        return graphs[-1]
 
-    plain, played = make_loop(make(kind)), make_loop(make(kind))
-    played.replays = Replays(graph, told.append)
-    for _ in range(WARM + 7):
-        ours, theirs = played.iterate(), plain.iterate()
+class Recorder:
+    """Makes recordings and keeps them, and what is told."""
+
+    def __init__(self) -> None:
+        self.graphs: list[OpGraph] = []
+        self.told: list[str] = []
+
+    def __call__(self) -> OpGraph:
+        self.graphs.append(OpGraph())
+        return self.graphs[-1]
+
+    @property
+    def plays(self) -> int:
+        return sum(graph.plays for graph in self.graphs)
+
+
+def recording_loop(job: Job) -> tuple[Loop, Recorder]:
+    loop, recorder = make_loop(job), Recorder()
+    loop.replays = Replays(recorder, recorder.told.append)
+    return loop, recorder
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_every_task_trains_as_it_does_without(kind: str) -> None:
+    plain, (recorded, recorder) = make_loop(make(kind)), recording_loop(make(kind))
+    for _ in range(WARM + 5):
+        ours, theirs = recorded.iterate(), plain.iterate()
         assert ours.keys() == theirs.keys()
-    print(kind, len(graphs), [g.plays for g in graphs], [len(g.calls) for g in graphs], told)
-    assert_same_bits(plain, played)
+        for name, value in ours.items():
+            torch.testing.assert_close(value, theirs[name], rtol=1e-5, atol=1e-6)
+    assert_same_bits(plain, recorded)
+    assert recorder.told == []
+    assert (recorder.plays == 0) == (kind in (*HANDS_ON_GRADIENTS, *NEVER_THE_SAME))
+
+
+@pytest.mark.parametrize("kind", ["gan-ada", "reacgan"])
+def test_micro_batches_are_recorded_together(kind: str) -> None:
+    training = {"micro_batch": 4}
+    plain, (recorded, recorder) = make_loop(make(kind, **training)), recording_loop(make(kind, **training))
+    for _ in range(WARM + 3):
+        recorded.iterate()
+        plain.iterate()
+    assert_same_bits(plain, recorded)
+    assert recorder.plays > 0
+
+
+def test_what_cannot_be_recorded_runs_and_is_told_once() -> None:
+    def trouble(phase: Phase, step: Step) -> float:
+        return float(torch.ones(()))  # the host reads a number of the device
+
+    job, other = make("fragile"), make("fragile")
+    for task in (job.task, other.task):
+        assert isinstance(task, Fragile)
+        task.trouble = trouble
+    plain, (recorded, recorder) = make_loop(other), recording_loop(job)
+    for _ in range(WARM + 3):
+        recorded.iterate()
+        plain.iterate()
+    assert_same_bits(plain, recorded)
+    assert len(recorder.told) == 1 and "the host may read no number" in recorder.told[0]
+    assert recorder.plays == 0
+
+
+def test_an_error_of_the_task_is_raised_by_the_task() -> None:
+    job = make("fragile")
+    assert isinstance(job.task, Fragile)
+    loop, _ = recording_loop(job)
+
+    def trouble(phase: Phase, step: Step) -> float:
+        if loop.progress.iteration >= WARM:
+            raise RuntimeError("broken")
+        return 1.0
+
+    job.task.trouble = trouble
+    for _ in range(WARM):
+        loop.iterate()
+    with pytest.raises(RuntimeError, match="broken"):
+        loop.iterate()
+
+
+class Chooser(Fragile):
+    """Adds what it remembers to its loss, on a way that it chooses anew each time."""
+
+    def __init__(self, choices: int) -> None:
+        super().__init__()
+        self.choices, self.strength = choices, 0.0
+
+    def losses(
+        self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
+    ) -> Iterator[Mapping[str, Tensor]]:
+        net, way = self.nets[phase.name], draw.decide(lambda shared: shared.integer(0, self.choices))
+        inputs = batch["images"].images.mean(dim=(2, 3)) + way
+        strength = draw.number(lambda shared: self.strength + shared.uniform()).float()
+        yield {"loss": (net(inputs) * strength - draw.integers(0, 5, 1)).square().flatten()}
+
+    def end(self, step: Step, stats: Mapping[str, Tensor]) -> None:
+        self.strength += 1.0
+
+
+def chooser(choices: int) -> Job:
+    job = make("fragile")
+    torch.manual_seed(1)
+    task = Chooser(choices)
+    return Job(task, job.data, job.optimisers, job.training)
+
+
+@pytest.mark.parametrize("choices", [1, 2, MOST_RECORDINGS + 3])
+def test_numbers_of_the_host_are_read_anew_and_choices_have_recordings_of_their_own(choices: int) -> None:
+    plain, (recorded, recorder) = make_loop(chooser(choices)), recording_loop(chooser(choices))
+    for _ in range(WARM + 20):
+        recorded.iterate()
+        plain.iterate()
+    assert_same_bits(plain, recorded)
+    assert recorder.told == []
+    assert len(recorder.graphs) == 2 * min(choices, MOST_RECORDINGS)
+    assert recorded.replays is not None and recorded.replays.count == len(recorder.graphs)
+
+
+def test_recordings_are_dropped_when_the_architecture_changes() -> None:
+    loop, recorder = recording_loop(make("fragile"))
+    for _ in range(WARM + 1):
+        loop.iterate()
+    assert loop.replays is not None and loop.replays.count == 2
+    loop.replays.forget()
+    for _ in range(WARM + 1):
+        loop.iterate()
+    assert len(recorder.graphs) == 4

@@ -16,6 +16,7 @@ from torch import Tensor
 from frugan.augment import diffaugment
 from frugan.augment.diffaugment import Mode
 from frugan.config import from_dict, suggest, to_dict
+from frugan.ops.constants import constant, row
 from frugan.ops.warp import filter_each, octaves, warp
 
 _GROUPS = {
@@ -345,7 +346,7 @@ def _backwards(
 
     The inverse of: mirrored, turned by 90 degrees so many times, shifted, scaled, rotated, stretched, rotated, shifted.
     """
-    sides = torch.tensor([width, height]).to(scale, non_blocking=True)
+    sides = constant(row, width, height, device=scale.device, dtype=scale.dtype)
     turns = _rotations(torch.cat([quarter_turns * (math.pi / 2), rotation], dim=1))
     mirrored = torch.cat([1 - 2 * flip, torch.ones_like(flip)], dim=1)[:, :, None]
     stretched = torch.exp2(torch.cat([-stretch, stretch], dim=1) - scale)[:, :, None]
@@ -364,9 +365,11 @@ def _rotations(angles: Tensor) -> Tensor:
 # Colours. The luma axis is (1, 1, 1) / sqrt 3; mirroring, hue and saturation share it, so one sum of three parts tells
 # what all of them do: along the axis, across it, and across it a quarter turn on.
 
-_ALONG = torch.full((3, 3), 1 / 3)
-_ACROSS = torch.eye(3) - _ALONG
-_TURNED = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+
+def _luma_parts() -> Float[Tensor, "3 3 3"]:
+    along = torch.full((3, 3), 1 / 3)
+    turned = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / math.sqrt(3)
+    return torch.stack([along, torch.eye(3) - along, turned])
 
 
 def _recolor(x: Tensor, amounts: _Amounts) -> Tensor:
@@ -378,7 +381,7 @@ def _recolor(x: Tensor, amounts: _Amounts) -> Tensor:
     if colors.shape[1] == 1:
         return (colors.flatten(2) * luma + luma * brightness).view_as(x)
     chroma = contrast * torch.exp2(saturation)
-    along, across, turned = (part.to(x) for part in (_ALONG, _ACROSS, _TURNED))
+    along, across, turned = constant(_luma_parts, device=x.device, dtype=x.dtype)
     matrix = luma * along + chroma * hue.cos() * across + chroma * hue.sin() * turned
     changed = (matrix @ colors.flatten(2) + luma * brightness).view_as(colors)
     return changed if opacity is None else torch.cat([changed, opacity], dim=1)
@@ -395,12 +398,20 @@ def _opacity_apart(x: Tensor) -> tuple[Tensor, Tensor | None]:
 _POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)
 
 
+def _power() -> Float64[Tensor, " bands"]:
+    return torch.tensor(_POWER, dtype=torch.float64)
+
+
+def _bands() -> Float64[Tensor, "bands taps"]:
+    return octaves(len(_POWER))
+
+
 def _amplify(x: Tensor, amounts: _Amounts) -> Tensor:
     gains = torch.exp2(amounts["filter"])
-    power = torch.tensor(_POWER, dtype=gains.dtype).to(gains.device, non_blocking=True)
+    power, bands = (constant(make, device=x.device, dtype=x.dtype) for make in (_power, _bands))
     gains = gains / (1 + power * (gains.square() - 1)).prod(dim=1, keepdim=True).sqrt()
     colors, opacity = _opacity_apart(x)
-    changed = filter_each(colors, gains @ octaves(len(_POWER)).to(x, non_blocking=True))
+    changed = filter_each(colors, gains @ bands)
     return changed if opacity is None else torch.cat([changed, opacity], dim=1)
 
 

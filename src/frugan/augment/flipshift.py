@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from frugan.ops.constants import constant, row
+
 RATIO = 1 / 8
 
 
@@ -24,7 +26,8 @@ class FlipShift(NamedTuple):
 def draw(uniform: Callable[..., Tensor], height: int, width: int) -> FlipShift:
     """The random numbers for one call; `uniform(*shape)` gives (N, *shape) numbers from [0, 1)."""
     numbers = uniform(3)
-    reach = torch.tensor([int(height * RATIO + 0.5), int(width * RATIO + 0.5)]).to(numbers, non_blocking=True)
+    sides = int(height * RATIO + 0.5), int(width * RATIO + 0.5)
+    reach = constant(row, *sides, device=numbers.device, dtype=numbers.dtype)
     shifts = torch.floor(numbers[:, 1:] * (2 * reach + 1)) - reach
     return FlipShift(numbers[:, 0] < 0.5, shifts.long())
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from frugan.data.pictures import Kind
+from frugan.ops.onehot import one_hot
 
 Colour = tuple[int, int, int]
 Rows = Sequence[int] | np.ndarray
@@ -159,7 +160,7 @@ class Dataset:
         if self.labels is None:
             return None
         wanted = torch.from_numpy(self.labels[self._checked(indices)])
-        return torch.nn.functional.one_hot(wanted, self.num_classes).to(torch.float32)
+        return one_hot(wanted, self.num_classes)
 
     def take(self, indices: Rows) -> "Dataset":
         """The set of the pictures at `indices`, in that order; pixels are shared, not copied."""

@@ -39,6 +39,7 @@ from frugan.models.mapping import Labels
 from frugan.models.subnet import Subnet
 from frugan.ops.elastic import Convolution
 from frugan.ops.normalize import Pooling
+from frugan.ops.onehot import one_hot
 from frugan.ops.spectral import Embedding, folded_state, settle
 from frugan.ops.truncate import truncated_normal, uniform
 
@@ -323,7 +324,7 @@ def _chosen(codes: InfoCodes, numbers: Tensor) -> Tensor:
     """InfoGAN's codes, chosen by normal numbers."""
     count = codes.num_discrete * codes.discrete_size
     scores = numbers[:, :count].unflatten(1, (codes.num_discrete, codes.discrete_size))
-    rows = F.one_hot(scores.argmax(dim=2), codes.discrete_size).flatten(1).to(numbers.dtype)
+    rows = one_hot(scores.argmax(dim=2), codes.discrete_size).flatten(1).to(numbers.dtype)
     return torch.cat([rows, 2 * uniform(numbers[:, count:]) - 1], dim=1)
 
 

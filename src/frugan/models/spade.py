@@ -304,11 +304,14 @@ class SpadeTranslator(ImageTranslator):
 
         Raises ValueError for a label number that the network does not know.
         """
-        labels = source[:, :1]
+        if source.numel() and int(source[:, :1].max()) >= self.config.num_labels:
+            raise ValueError(f"label numbers must be below {self.config.num_labels}, got {int(source[:, :1].max())}")
+        return self.maps(source)
+
+    def maps(self, source: UInt8[Tensor, "N source_channels H W"]) -> Float[Tensor, "N map_channels H W"]:
+        """The same of label numbers that were looked through before: this waits for none, a wrong one gets no map."""
         numbers = torch.arange(self.config.num_labels, device=source.device, dtype=torch.uint8)[:, None, None]
-        if source.numel() and int(labels.max()) >= self.config.num_labels:
-            raise ValueError(f"label numbers must be below {self.config.num_labels}, got {int(labels.max())}")
-        maps = labels == numbers
+        maps = source[:, :1] == numbers
         return (torch.cat([maps, source[:, 1:] != 0], dim=1) if self.config.has_edges else maps).float()
 
     def fold_spectral(self) -> "SpadeTranslator":

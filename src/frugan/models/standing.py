@@ -4,11 +4,11 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional as F
 
 from frugan.models.biggan import BigGANGenerator
 from frugan.ops.keyed import seeded
 from frugan.ops.normalize import Pooling, Standing
+from frugan.ops.onehot import one_hot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,6 @@ def stand(generator: BigGANGenerator, config: StandingStatistics) -> None:
         z = torch.randn(config.batch, generator.config.z_dim, generator=random)
         labels = None
         if count:
-            labels = F.one_hot(torch.randint(count, (config.batch,), generator=random), count).to(parameter)
+            labels = one_hot(torch.randint(count, (config.batch,), generator=random), count).to(parameter)
         generator(z.to(parameter), labels, pooling=Pooling(standing=standing))
     standing.store()

@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from frugan.ops.constants import constant, row
 from frugan.ops.resample import upfirdn2d
 
 _SYM6 = (
@@ -36,11 +37,15 @@ def warp(
     by the low-pass filter of sym6, looked up bilinearly, and halved by the same filter, turned around: as the filter is
     orthogonal, a shift by whole pixels changes no value but by rounding. No gradient flows to `matrix` and `offset`.
     """
-    taps = torch.tensor(_SYM6, dtype=torch.float64) / math.sqrt(2)
-    large = _doubled(images, taps)
+    large = _doubled(images)
     with torch.no_grad():
         places = _places(matrix, offset, (images.shape[3], images.shape[2]), (large.shape[3], large.shape[2]))
-    return upfirdn2d(_sample(large, places), taps.to(images, non_blocking=True), down=2, flip_filter=True)
+    taps = constant(_taps, device=images.device, dtype=images.dtype)
+    return upfirdn2d(_sample(large, places), taps, down=2, flip_filter=True)
+
+
+def _taps() -> Float64[Tensor, " taps"]:
+    return torch.tensor(_SYM6, dtype=torch.float64) / math.sqrt(2)
 
 
 def _period(size: int) -> int:
@@ -54,25 +59,30 @@ def _mirrored(index: Tensor, size: int) -> Tensor:
     return torch.minimum(place, _period(size) - place)
 
 
-def _doubled(x: Tensor, taps: Tensor) -> Tensor:
+def _doubled(x: Tensor) -> Tensor:
     """One period, and a little more, of the mirrored maps at twice the resolution, where pixel i is at place 2 i.
 
     Along either axis place j is 2 sum_i taps[j - 2 i + 5] x[i]. Blocks are products of one matrix with a window of the
     source each, which is several times quicker than padding and a depthwise convolution.
     """
-    row, source = torch.arange(_BLOCK)[:, None], torch.arange(_BLOCK // 2 + 6)
-    tap = row - 2 * source + 11
-    kernel = torch.where((tap >= 0) & (tap < 12), 2 * taps[tap.clamp(0, 11)], 0.0).to(x, non_blocking=True)
-    down, across = (
-        _mirrored(torch.arange(0, 2 * _period(size) + 1, _BLOCK)[:, None] // 2 - 3 + source, size).to(
-            x.device, non_blocking=True
-        )
-        for size in x.shape[2:]
-    )
+    kernel = constant(_block, device=x.device, dtype=x.dtype)
+    down, across = (constant(_sources, size, device=x.device) for size in x.shape[2:])
     x = x.index_select(3, across.flatten())
     x = (x.view(*x.shape[:3], *across.shape) @ kernel.mT).flatten(3)
     x = x.index_select(2, down.flatten())
     return (kernel @ x.view(*x.shape[:2], *down.shape, -1)).flatten(2, 3)
+
+
+def _block() -> Float64[Tensor, "places sources"]:
+    """What makes of a window of pixels a block of places."""
+    tap = torch.arange(_BLOCK)[:, None] - 2 * torch.arange(_BLOCK // 2 + 6) + 11
+    return torch.where((tap >= 0) & (tap < 12), 2 * _taps()[tap.clamp(0, 11)], 0.0)
+
+
+def _sources(size: int) -> Int64[Tensor, "blocks sources"]:
+    """The window of each block."""
+    first = torch.arange(0, 2 * _period(size) + 1, _BLOCK)[:, None] // 2 - 3
+    return _mirrored(first + torch.arange(_BLOCK // 2 + 6), size)
 
 
 def _places(matrix: Tensor, offset: Tensor, size: tuple[int, int], large: tuple[int, int]) -> Tensor:
@@ -81,7 +91,7 @@ def _places(matrix: Tensor, offset: Tensor, size: tuple[int, int], large: tuple[
     The pixels are those that halving needs: from 5 before the first one of the image to 4 after the last one.
     """
     periods, last, centre = (
-        torch.tensor([number(side) for side in sides]).to(matrix, non_blocking=True)[:, None]
+        constant(row, *map(number, sides), device=matrix.device, dtype=matrix.dtype)[:, None]
         for number, sides in ((_period, size), (lambda side: side - 1, large), (lambda side: (side - 1) / 2, size))
     )
     columns, rows = (torch.arange(-5, 2 * side + 5, device=matrix.device) / 2 - (side - 1) / 2 for side in size)

@@ -239,9 +239,9 @@ class Step:
     """One iteration as a task sees it.
 
     `shared` is what `begin` decided for all ranks; `cache` keeps tensors between the phases of this iteration,
-    separately for each micro-batch; `dtype` is the compute type of main phases (None: float32). `phase` is the name of
-    the one that runs. After running out of memory the caches are empty and the micro-batches smaller: a phase makes
-    again what it does not find.
+    separately for each micro-batch; `dtype` is the compute type of main phases (None: float32). `phase` is for a task
+    to note which one runs. After running out of memory the caches are empty and the micro-batches smaller: a phase
+    makes again what it does not find.
     """
 
     plan: Plan

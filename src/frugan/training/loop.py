@@ -230,12 +230,11 @@ class Loop:
         self._adjust(plan)
         step = Step(plan, progress.images_seen, self.ranks, Stats(), self._dtype)
         self.task.begin(step, Shared((*self._key(), "begin")))
-        windows, all_stepped = 0, True
+        windows, made = 0, list[tuple[str, Tensor]]()
         for group in plan.groups():
-            windows, stepped = self._run_group(group, step, windows)
-            all_stepped = all_stepped and stepped
+            windows = self._run_group(group, step, windows, made)
         stats = step.stats.reduce(self.ranks)
-        if all_stepped:
+        if self._all_made(made):
             self.task.end(step, stats)
         self.average.update(plan.batch, progress.images_seen)
         for feed in self.feeds.values():
@@ -259,20 +258,20 @@ class Loop:
             self.replays.forget()
         self.progress.moments = plan.reset_moments
 
-    def _run_group(self, group: Sequence[Phase], step: Step, windows: int) -> tuple[int, bool]:
-        """Run the phases that step together; the windows of real pictures used so far, and whether all steps were
-        made.
+    def _run_group(self, group: Sequence[Phase], step: Step, windows: int, made: list[tuple[str, Tensor]]) -> int:
+        """Run the phases that step together; the windows of real pictures used so far. What came of the steps of each
+        optimiser is added to `made`.
         """
         due = [phase for phase in group if self.progress.iteration % phase.every == 0]
-        all_stepped = True
         for repeat in range(max((phase.repeats for phase in due), default=0)):
             running = [phase for phase in due if repeat < phase.repeats]
             windows += repeat > 0
             while (used := self._backward_all(running, repeat, windows, step)) is None:
                 pass
             windows = used
-            all_stepped = self._step(running) and all_stepped
-        return windows, all_stepped
+            made += [(name, self.optimisers[name].step()) for name in dict.fromkeys(each.optimiser for each in running)]
+            self._zero(running)
+        return windows
 
     def _backward_all(self, phases: Sequence[Phase], repeat: int, window: int, step: Step) -> int | None:
         """Add up the gradients of these phases; the last window used, or None where memory ran out: then nothing is
@@ -316,7 +315,7 @@ class Loop:
     def _backward(self, step: Step, job: Job) -> None:
         phase, share = job.phase, job.draw.share
         self._toggle(phase)
-        step.phase, step.micro = phase.name, job.micro
+        step.micro = job.micro
         for terms in self.task.losses(phase, step, job.batches, job.draw):
             losses = []
             for name, term in terms.items():
@@ -347,18 +346,17 @@ class Loop:
         for phase in phases:
             self.optimisers[phase.optimiser].zero()
 
-    def _step(self, phases: Sequence[Phase]) -> bool:
-        skipped = self.progress.skipped
-        names = dict.fromkeys(phase.optimiser for phase in phases)
-        for name in names:
-            if self.optimisers[name].step():
+    def _all_made(self, made: Sequence[tuple[str, Tensor]]) -> bool:
+        """Whether every step of the iteration was made; the one thing that the host waits for."""
+        skipped, answers = self.progress.skipped, torch.stack([each for _, each in made]).tolist() if made else []
+        for (name, _), is_made in zip(made, answers, strict=True):
+            if is_made:
                 skipped.pop(name, None)
                 continue
             skipped[name] = skipped.get(name, 0) + 1
             if skipped[name] == 1:
                 self._observer.event(self, "skipped", f"left out a step of {name}: its gradients are not finite")
-        self._zero(phases)
-        return not any(name in skipped for name in names)
+        return all(answers)
 
     # -- trouble ----------------------------------------------------------------------------------------------------
 

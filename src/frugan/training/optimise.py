@@ -1,10 +1,10 @@
 """Steps and averages of weights: Adam over named parameters, one flat gradient sum over ranks, the moving average."""
 
 import copy
-import math
 from collections.abc import Iterable, Mapping
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from frugan.training.ranks import Ranks
@@ -44,21 +44,23 @@ class Optimiser:
         prefixes = tuple(f"{net}." for net in nets)
         return [parameter for name, parameter in self._named.items() if name.startswith(prefixes)]
 
-    def step(self) -> bool:
-        """Sum the gradients over ranks and step; False, and no change, where a gradient is not finite."""
+    def step(self) -> Bool[Tensor, ""]:
+        """Sum the gradients over ranks and step; false, and no change, where a gradient is not finite.
+
+        The host does not wait for it: whether there is a step is decided on the device.
+        """
         gradients = [parameter.grad for parameter in self._named.values() if parameter.grad is not None]
         if not gradients:
-            return True
+            return torch.ones((), dtype=torch.bool, device=self._ranks.device)
         if self._ranks.world > 1:
             flat = self._ranks.sum_(torch.cat([gradient.flatten() for gradient in gradients]))
             parts = flat.split([gradient.numel() for gradient in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
-        norms = torch._foreach_norm(gradients)
-        if not math.isfinite(float(torch.stack(norms).amax())):  # the one number of a step that the host waits for
-            return False
+        is_finite = torch.stack(torch._foreach_norm(gradients)).amax().isfinite()
+        self._adam.found_inf = (~is_finite).float()  # type: ignore[attr-defined]
         self._adam.step()
-        return True
+        return is_finite
 
     def zero(self) -> None:
         """Drop all gradients."""

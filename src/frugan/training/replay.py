@@ -19,7 +19,7 @@ from frugan.training.door import Batch, Draw, PackedStats, Phase, Shared, Stats,
 
 T = TypeVar("T")
 
-WARM = 3
+WARM = 2
 """How often phases run before they are recorded: libraries have then chosen their kernels, constants are in place."""
 MOST_RECORDINGS, MOST_KINDS = 4, 64
 """Recordings of one kind of work, by the choices on its way; kinds that are remembered."""
@@ -86,6 +86,11 @@ class Replays:
         self._graph, self._tell = graph, tell
         self._kinds: dict[Hashable, _Kind] = {}
         self._is_off = False
+
+    @property
+    def count(self) -> int:
+        """How many recordings there are."""
+        return sum(len(kind.recordings) for kind in self._kinds.values())
 
     def forget(self) -> None:
         """Drop all recordings: networks or what they work on have changed."""

@@ -339,7 +339,7 @@ def test_latents_take_as_many_steps_as_they_should() -> None:
     for steps in (1, 3):
         optimisation = LatentOptimisationConfig(steps=steps, fraction=0.5, clip=None, beta=10.0)
         loop, task = start(classes_config(latent_optimisation=optimisation, discriminator_steps=1))
-        step = Step(task.plan(0), 0, loop.ranks, Stats(), shared={"phase": "generator", "lecam": False})
+        step = Step(task.plan(0), 0, loop.ranks, Stats(), shared={"lecam": False}, phase="generator")
         draw = Draw(("steps",), torch.device("cpu"), Share(8))
         labels = F.one_hot(torch.arange(8) % 3, 3).float()
         painted = task.paint(step, draw, labels, None)

@@ -12,7 +12,7 @@ from frugan.models.patchgan import PatchConfig
 from frugan.models.translator import ResnetConfig
 from frugan.training.door import Draw, Share, Shared, Stats, Step
 from frugan.training.feed import LazyBatches, open_feeds
-from frugan.training.tasks.cycle import CycleConfig, CycleTask, Pool
+from frugan.training.tasks.cycle import CycleConfig, CycleTask, Pool, shown
 from tests.training.rig import ALONE, assert_equal_tensors, assert_same_bits, make_loop, resume, tensors_of
 from tests.training.tiny_tasks import cycle_config, label_maps, make, pictures
 
@@ -75,8 +75,8 @@ def test_the_pool_fills_and_then_gives_back_what_is_old() -> None:
         number += 2
         before = pool.pictures.clone()
         places = pool.decide(Shared((iteration,)), 2)
-        shown = pool.show(images, places)
-        for image, new, place in zip(shown, images, places.tolist(), strict=True):
+        seen = shown(images, places, before)
+        for image, new, place in zip(seen, images, places.tolist(), strict=True):
             if 0 <= place < len(before):
                 assert torch.equal(image, before[place])
                 old += 1
@@ -126,7 +126,7 @@ def test_a_pool_of_none_shows_what_is_new() -> None:
     task, step, batches = start(cycle_config(pool_size=0))
     for phase in task.plan(0).phases:
         list(task.losses(phase, step, batches, draw(phase.name)))
-    assert step.shared["generator"].tolist() == [-1] * 4
+    assert step.shared["generator"].places.tolist() == [-1] * 4
     task.end(step, {})
     assert task.state_dict() == {}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from frugan.augment import AugmentConfig, flipshift
 from frugan.augment.diffaugment import Place
@@ -17,6 +17,7 @@ from frugan.data.dataset import Dataset
 from frugan.losses import adversarial, conditional, regularize
 from frugan.losses.adversarial import AdversarialKind
 from frugan.models.heads import Verdict
+from frugan.ops.onehot import one_hot
 from frugan.training.door import Batch, Draw, Phase, Shared, Step
 from frugan.training.tasks.augmenter import Augmenter, Deceiver
 from frugan.training.tasks.conditioning import Conditioning, Terms
@@ -271,7 +272,7 @@ class Adversary(abc.ABC):
             return None
         self._labels = self._labels.to(draw.device)  # where they stay
         classes = self._labels[draw.integers(0, len(self._labels))]
-        return nn.functional.one_hot(classes, self._num_classes).float()
+        return one_hot(classes, self._num_classes)
 
     def _show(
         self,

@@ -32,6 +32,7 @@ from frugan.models.heads import Verdict
 from frugan.models.ladder import doublings
 from frugan.models.standing import StandingStatistics, stand
 from frugan.ops.normalize import Pooling
+from frugan.ops.onehot import one_hot
 from frugan.ops.spectral import kernels, power_iterate, settle_exactly, using
 from frugan.training.door import Batch, Draw, Phase, Plan, Published, Shared, Step
 from frugan.training.tasks.adversary import (
@@ -210,6 +211,7 @@ class ClassesTask(Adversary):
         self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
     ) -> Iterator[Mapping[str, Float[Tensor, "..."]]]:
         """The losses of one phase, each sample's own."""
+        step.phase = phase.name
         yield from self.adversarial_losses(phase, step, batch, draw)
 
     # -- parts --------------------------------------------------------------------------------------------------------
@@ -219,7 +221,7 @@ class ClassesTask(Adversary):
         count = self.config.generator.num_classes
         if self.config.fake_labels == "as_data" or not count:
             return super().random_labels(draw)
-        return nn.functional.one_hot(draw.integers(0, count), count).float()
+        return one_hot(draw.integers(0, count), count)
 
     def paint(
         self,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from frugan.augment import AugmentConfig
@@ -103,6 +103,13 @@ THERE = Direction("generator", "reverse", "discriminator", "source", "target")
 BACK = Direction("reverse", "generator", "reverse_discriminator", "target", "source")
 
 
+class Kept(NamedTuple):
+    """What a pool holds, and the place that each picture of the global batch goes to."""
+
+    pictures: Tensor
+    places: Tensor
+
+
 class Pool:
     """Pictures that were painted earlier, the same ones on all ranks.
 
@@ -123,23 +130,25 @@ class Pool:
             places.append(number if number < self.size else place if changes and self.size else -1)
         return torch.tensor(places)
 
-    def show(self, images: Float[Tensor, "n C H W"], places: Tensor) -> Float[Tensor, "n C H W"]:
-        """What the discriminator sees of new pictures that go to these places: the old ones there, or themselves."""
-        rows = ((places >= 0) & (places < len(self.pictures))).nonzero().flatten()
-        if not len(rows):
-            return images
-        self.pictures = self.pictures.to(images)  # where they stay
-        rows, kept = (numbers.to(images.device, non_blocking=True) for numbers in (rows, places[rows]))
-        return images.index_copy(0, rows, self.pictures[kept])
-
     def take(self, images: Float[Tensor, "N C H W"], places: Tensor) -> None:
         """Put the pictures of the global batch where they go."""
-        count = len(self.pictures)
-        fresh = images.new_zeros(max(int(places.max()) + 1 - count, 0), *images.shape[1:])
-        self.pictures = torch.cat([self.pictures.to(images).reshape(count, *images.shape[1:]), fresh])
-        for image, place in zip(images, places.tolist(), strict=True):
+        count, numbers = len(self.pictures), places.tolist()
+        if max(numbers) >= count:
+            fresh = images.new_zeros(max(numbers) + 1 - count, *images.shape[1:])
+            self.pictures = torch.cat([self.pictures.to(images).reshape(count, *images.shape[1:]), fresh])
+        for image, place in zip(images, numbers, strict=True):
             if place >= 0:
                 self.pictures[place] = image
+
+
+def shown(
+    images: Float[Tensor, "n C H W"], places: Int64[Tensor, " n"], old: Float[Tensor, "kept ..."]
+) -> Float[Tensor, "n C H W"]:
+    """What the discriminator sees of new pictures that go to these places of a pool: the old ones there, or the new."""
+    if not len(old):
+        return images
+    is_old = (places >= 0) & (places < len(old))
+    return torch.where(is_old[:, None, None, None], old.to(images)[places.clamp(0, len(old) - 1)], images)
 
 
 class CycleTask(PatchAdversary):
@@ -175,9 +184,11 @@ class CycleTask(PatchAdversary):
         return self._plan
 
     def begin(self, step: Step, draw: Shared) -> None:
-        """Where this iteration's pictures go in the pools."""
+        """What is in the pools, and where this iteration's pictures go in them."""
         for name, pool in self._pools.items():
-            step.shared[name] = pool.decide(draw, step.plan.batch)
+            pool.pictures = pool.pictures.to(step.ranks.device)
+            places = pool.decide(draw, step.plan.batch).to(step.ranks.device, non_blocking=True)
+            step.shared[name] = Kept(pool.pictures, places)
 
     def losses(
         self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
@@ -213,10 +224,10 @@ class CycleTask(PatchAdversary):
         if way.translator not in step.cache:  # memory ran out since they were painted
             with torch.no_grad():
                 step.cache[way.translator] = self._paint(way.translator, source, step, draw)
-        places = step.shared[way.translator][draw.share.slice]
-        shown = self._pools[way.translator].show(step.cache[way.translator], places)
+        kept: Kept = step.shared[way.translator]
+        seen = shown(step.cache[way.translator], kept.places[draw.share.slice], kept.pictures)
         of_reals = self.judge(self.nets[way.judge], (target,), "d_real", step, draw)
-        of_fakes = self.judge(self.nets[way.judge], (shown,), "d_fake", step, draw)
+        of_fakes = self.judge(self.nets[way.judge], (seen,), "d_fake", step, draw)
         return {way.judge: HALF * self.tell_apart(step, of_reals, of_fakes, draw)}
 
     def _paint(self, name: str, source: Tensor, step: Step, draw: Draw) -> Tensor:
@@ -229,7 +240,7 @@ class CycleTask(PatchAdversary):
         super().end(step, stats)
         for name, pool in self._pools.items():
             if pool.size:
-                pool.take(step.collect(name), step.shared[name])
+                pool.take(step.collect(name), step.shared[name].places)
 
     def eval_model(self, ema: Mapping[str, nn.Module], images_seen: int) -> Model:
         """Both averaged translators with the discriminator of the target's kind as it is."""

@@ -210,17 +210,17 @@ class GanTask(Adversary):
         `twice`: they will be differentiated twice, which a compiled network cannot be (its `forward` is not compiled).
         """
         generator, config = self.generator, self.config.generator
-        z, from_other, other = draw.normal(config.z_dim), None, None
+        z, mixed = draw.normal(config.z_dim), None
         if draw.decide(lambda shared: shared.uniform() < self.config.style_mixing):
             cutoff = draw.number(lambda shared: shared.integer(1, config.num_ws))
-            from_other = torch.arange(config.num_ws, device=z.device) >= cutoff
-            other = generator.mapping(draw.normal(config.z_dim), labels)
+            is_other = torch.arange(config.num_ws, device=z.device) >= cutoff
+            mixed = is_other[:, None], generator.mapping(draw.normal(config.z_dim), labels)
         noise = [draw.normal(*shape) for shape in generator.noise_shapes()]
         synthesis = generator.synthesis.forward if twice else generator.synthesis
 
         def styles(latents: Tensor) -> Tensor:
             w = generator.mapping(latents, labels)
-            return w if from_other is None else torch.where(from_other[:, None], other, w)
+            return w if mixed is None else torch.where(*mixed, w)
 
         w, near = styles(z), None
         if apart > 0:

@@ -150,7 +150,7 @@ class SemanticTask(PatchAdversary):
         self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
     ) -> Iterator[Mapping[str, Float[Tensor, "..."]]]:
         """The losses of one phase, each sample's own."""
-        labels, target = self.generator.read(batch["source"].images), batch["target"].images
+        labels, target = self.generator.maps(batch["source"].images), batch["target"].images
         if phase.name == "generator":
             yield self._generator_losses(labels, target, step, draw)
         else:
