@@ -118,3 +118,20 @@ def test_on_a_card_float32_is_not_channels_last():
         half = convolution.in_dtype(x, torch.float16)
         assert half.is_contiguous(memory_format=torch.channels_last)
         assert convolution.in_dtype(half, torch.float32).is_contiguous()
+
+
+@pytest.mark.parametrize("run, plain", [("convolve", F.conv2d), ("convolve_transposed", F.conv_transpose2d)])
+def test_weights_follow_the_maps(monkeypatch, run, plain):
+    seen = []
+    inner = convolution._run
+    monkeypatch.setattr(convolution, "_run", lambda x, weight, *rest: seen.append(weight) or inner(x, weight, *rest))
+    x, weight = draw(2, 4, 6, 6).bfloat16(), draw(4, 4, 3, 3, seed=1).float().requires_grad_()
+    y = getattr(convolution, run)(x, weight)
+    assert y.dtype == torch.bfloat16
+    assert [kernel.dtype for kernel in seen] == [torch.bfloat16]
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in seen)
+    torch.testing.assert_close(y.float(), plain(x.float(), weight), atol=0.1, rtol=0.02)
+    (got,) = torch.autograd.grad(y.float().sum(), weight)
+    (expected,) = torch.autograd.grad(plain(x.float(), weight).sum(), weight)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, expected, atol=0.2, rtol=0.02)

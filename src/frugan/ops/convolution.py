@@ -21,7 +21,7 @@ def preferred_layout(x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
 
 
 def in_dtype(x: Float[Tensor, "N C H W"], dtype: torch.dtype) -> Float[Tensor, "N C H W"]:
-    """The maps in `dtype`; where it is another one, in the layout that goes with it, as their gradient on its way back.
+    """Maps or weights in `dtype`; if it is another, in the layout that goes with it, as the gradient on its way back.
 
     On a GPU half precision is channels-last and float32 is not: mixed layouts cost every pass over the maps dearly.
     """
@@ -61,7 +61,7 @@ def convolve(
     padding: int | tuple[int, int] = 0,
     groups: int = 1,
 ) -> Float[Tensor, "N C_out H_out W_out"]:
-    """What `torch.nn.functional.conv2d` gives; pairs are (rows, columns)."""
+    """What `torch.nn.functional.conv2d` gives; pairs are (rows, columns). Weights are cast to the dtype of the maps."""
     return _convolve(x, weight, bias, _two(stride), _two(padding), groups, False, (0, 0))
 
 
@@ -74,7 +74,7 @@ def convolve_transposed(
     padding: int | tuple[int, int] = 0,
     groups: int = 1,
 ) -> Float[Tensor, "N C_out H_out W_out"]:
-    """What `torch.nn.functional.conv_transpose2d` gives; pairs are (rows, columns)."""
+    """What `torch.nn.functional.conv_transpose2d` gives; otherwise as `convolve`."""
     return _convolve(x, weight, bias, _two(stride), _two(padding), groups, True, (0, 0))
 
 
@@ -92,6 +92,8 @@ def _convolve(
     transposed: bool,
     extra: tuple[int, int],
 ) -> Tensor:
+    # Weights in the layout of the maps, or cuDNN would copy them each time it sees them.
+    weight = in_dtype(weight, x.dtype)
     x = x.contiguous() if _is_depthwise_on_card(x, weight, groups) else preferred_layout(x)
     if has_own_derivatives():
         parcel: list[Tensor] = []

@@ -212,7 +212,7 @@ class EqualizedConv2d(nn.Module):
         weight = weight * (total / math.sqrt(self.weight[0].numel()))
         x = conv2d_resample(
             x,
-            weight.to(x.dtype),
+            weight,
             None if bias is None else (bias * total).to(x.dtype),
             fir=self.fir,
             up=self.up,

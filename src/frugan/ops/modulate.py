@@ -60,10 +60,10 @@ def modulated_conv2d(
     x = x * styles.to(x.dtype)[:, :, None, None]
     bias = None if bias is None else bias.to(x.dtype)
     if not demodulate:
-        weight = (weight if gain == 1 else weight * gain).to(x.dtype)
+        weight = weight if gain == 1 else weight * gain
         return conv2d_resample(x, weight, bias, fir=fir, up=up, padding=padding, flip_weight=flip_weight)
     scale = (demodulation(weight, styles) * gain).to(x.dtype)[:, :, None, None]
-    x = conv2d_resample(x, weight.to(x.dtype), fir=fir, up=up, padding=padding, flip_weight=flip_weight)
+    x = conv2d_resample(x, weight, fir=fir, up=up, padding=padding, flip_weight=flip_weight)
     if bias is None:
         return x * scale
     # Without gradients in place: fresh memory costs as much as the sum.

@@ -257,7 +257,7 @@ def conv2d_nearest_up(
     The weights may come in float32 for maps of half precision: they are cast after they are combined.
     Source: Karras et al. 2018 (ProGAN), the authors' "fused scale". Equal at the borders, too.
     """
-    kernel = _combined(weight.flip([2, 3]), 4.0).to(x.dtype)
+    kernel = _combined(weight.flip([2, 3]), 4.0)
     return convolve_transposed(x, kernel.transpose(0, 1), bias, stride=2, padding=1)
 
 
@@ -268,7 +268,7 @@ def conv2d_average_down(
 
     As `conv2d_nearest_up` otherwise.
     """
-    return convolve(x, _combined(weight, 1.0).to(x.dtype), bias, stride=2, padding=1)
+    return convolve(x, _combined(weight, 1.0), bias, stride=2, padding=1)
 
 
 def _combined(weight: Float[Tensor, "C_out C_in 3 3"], gain: float) -> Float[Tensor, "C_out C_in 4 4"]:
