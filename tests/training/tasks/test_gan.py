@@ -509,7 +509,7 @@ def test_main_steps_can_be_compiled_and_regularisers_are_not(
 ) -> None:
     compiled: list[str] = []
 
-    def instead(net: nn.Module) -> None:
+    def instead(net: nn.Module, dynamic: bool) -> None:
         forward = net.forward
 
         def quick(*arguments: Any, **keywords: Any) -> Any:

@@ -239,13 +239,17 @@ class Adversary(abc.ABC):
         """The labels of the real pictures; None for networks that know no classes."""
         return batch["images"].labels if self._num_classes else None
 
+    def twice_dtype(self, step: Step) -> torch.dtype | None:
+        """The compute type of R1 and R2 (None: float32): bfloat16 keeps too few digits of a small gradient."""
+        return None
+
     # -- parts --------------------------------------------------------------------------------------------------------
 
     def begin(self, step: Step, draw: Shared) -> None:
         """Whether LeCam has begun and what it compares with, and the share of the fakes that counts."""
         lecam, top_k = self._settings.lecam, self._settings.terms.top_k
         step.shared["lecam"] = lecam is not None and step.images_seen >= lecam.start_images
-        step.shared["logit_means"] = self._logit_means
+        step.shared["logit_means"] = self._logit_means.to(step.ranks.device)
         step.shared["top_k"] = 1.0 if top_k is None else top_k.share_at(step.images_seen)
 
     def adversarial_losses(
@@ -366,7 +370,7 @@ class Adversary(abc.ABC):
         if drift > 0:
             terms["drift"] = drift * regularize.drift(real_logits)
         if config.lecam is not None and step.shared["lecam"]:
-            means = step.shared["logit_means"].to(real_logits)
+            means = step.shared["logit_means"]
             terms["lecam"] = config.lecam.weight * regularize.lecam(real_logits, fake_logits, means[0], means[1])
         return terms
 
@@ -419,15 +423,15 @@ class Adversary(abc.ABC):
     def _r1_losses(self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw) -> dict[str, Tensor]:
         config = self._settings.r1
         assert config is not None
-        images = self.reals(step, batch).detach().requires_grad_()
-        logits = self._show(step, images, self.real_labels(batch), "d_real", draw, None, twice=True).verdict.logits
+        images, dtype = self.reals(step, batch).detach().requires_grad_(), self.twice_dtype(step)
+        logits = self._show(step, images, self.real_labels(batch), "d_real", draw, dtype, twice=True).verdict.logits
         terms = {"reals": config.gamma / 2 * phase.every * regularize.r1_penalty(logits, images)}
         if config.gamma_fake > 0:
             labels = self._fake_labels(draw, batch)
             with torch.no_grad():
-                fakes = self.paint(step, draw, labels, None).images
+                fakes = self.paint(step, draw, labels, dtype).images
             fakes = fakes.detach().requires_grad_()
-            logits = self._show(step, fakes, labels, "d_fake", draw, None, twice=True).verdict.logits
+            logits = self._show(step, fakes, labels, "d_fake", draw, dtype, twice=True).verdict.logits
             terms["fakes"] = config.gamma_fake / 2 * phase.every * regularize.r1_penalty(logits, fakes)
         return terms
 

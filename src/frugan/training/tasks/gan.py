@@ -171,8 +171,8 @@ class GanTask(Adversary):
         if config.train == "scale_shift":
             keep_scale_and_shift(self.generator)
         if config.compile:
-            self.generator.synthesis.compile()
-            self.discriminator.compile()
+            self.generator.synthesis.compile(dynamic=False)
+            self.discriminator.compile(dynamic=False)
         self._plan = Plan(phases=config.phases(), batch=batch, lr_scale=config.lazy(), beta_power=config.lazy())
         self._path_mean = torch.zeros(())
 
@@ -183,7 +183,7 @@ class GanTask(Adversary):
     def begin(self, step: Step, draw: Shared) -> None:
         """What path lengths are compared with, too."""
         super().begin(step, draw)
-        step.shared["path_mean"] = self._path_mean
+        step.shared["path_mean"] = self._path_mean.to(step.ranks.device)
 
     def losses(
         self, phase: Phase, step: Step, batch: Mapping[str, Batch], draw: Draw
@@ -241,14 +241,18 @@ class GanTask(Adversary):
         said = discriminator(images, labels, dtype=dtype)
         return said if isinstance(said, Verdict) else Verdict(said, said.new_zeros(len(said), 0))
 
+    def twice_dtype(self, step: Step) -> torch.dtype | None:
+        """Float16 where main phases compute in it, as in the authors' code, whose limit on activations goes with it."""
+        return step.dtype if step.dtype == torch.float16 else None
+
     def _path_length_losses(self, step: Step, draw: Draw) -> dict[str, Tensor]:
         config = self.config.path_length
         assert config is not None
-        painted = self.paint(step, draw, self.random_labels(draw), None, twice=True)
+        painted = self.paint(step, draw, self.random_labels(draw), self.twice_dtype(step), twice=True)
         images, w = painted.images, painted.w
         assert w is not None
         lengths = regularize.path_lengths(images, w, draw.normal(*images.shape[1:]))
-        mean = regularize.moving_mean(step.shared["path_mean"].to(lengths), step.ranks.gather(lengths), config.decay)
+        mean = regularize.moving_mean(step.shared["path_mean"], step.ranks.gather(lengths), config.decay)
         step.stats.add("path_length", lengths)
         return {"loss": config.weight * config.every * regularize.path_length_penalty(lengths, mean)}
 
