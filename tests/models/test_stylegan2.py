@@ -312,3 +312,15 @@ def test_a_longer_filter_and_float64():
     torch.testing.assert_close(images.float(), generator(resample_filter=taps)(codes(2)), atol=1e-4, rtol=1e-4)
     judge = discriminator(resample_filter=taps).double()
     assert judge(images).dtype == torch.float64
+
+
+@pytest.mark.parametrize("settings", [{}, {"architecture": "resnet"}, {"conv_clamp": 1.0}], ids=str)
+def test_drawn_pictures_are_those_of_training_to_a_rounding(settings):
+    network = generator(resolution=32, channel_base=2048, channel_max=64, **settings)
+    z = codes(2)
+    with torch.no_grad():
+        expected = network(z)
+    with torch.inference_mode():
+        drawn = network(z)
+    assert not torch.equal(drawn, expected)
+    torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=0)

@@ -161,3 +161,28 @@ def test_a_filter_moves_with_its_network_and_is_not_saved():
     assert torch.equal(fir.kernel.float(), resample.fir_filter([1.0, 3.0, 3.0, 1.0]))
     with pytest.raises(ValueError, match="at least one tap"):
         resample.Fir([])
+
+
+@pytest.mark.parametrize("taps", TAPS.values(), ids=TAPS)
+@pytest.mark.parametrize("up", [2, (1, 2)], ids=str)
+def test_small_pictures_are_drawn_by_products(monkeypatch, taps, up):
+    runs = []
+    run = banded.correlate
+    monkeypatch.setattr(banded, "correlate", lambda *given: runs.append(1) or run(*given))
+    fir, x = resample.Fir(taps), draw(2, 3, 9, 7).float()
+    case = {"up": up, "padding": (7, 6, 8, 9), "gain": 4}
+    expected = resample.upfirdn2d(x, fir, **case)
+    assert not runs
+    with torch.inference_mode():
+        got = resample.upfirdn2d(x, fir, **case)
+        resample.upfirdn2d(x, fir.kernel, **case)
+    assert runs == [1]
+    torch.testing.assert_close(got, expected)
+
+
+def test_which_pictures_are_small():
+    with torch.inference_mode():
+        assert banded.suits(torch.empty(2, 4, 64, 32), (2, 2))
+        for x in (torch.empty(1, 5, 8, 8), torch.empty(1, 3, 65, 8), torch.empty(1, 3, 8, 8, dtype=F64)):
+            assert not banded.suits(x, (2, 2))
+    assert not banded.suits(torch.empty(1, 3, 8, 8), (2, 2))

@@ -96,3 +96,45 @@ def test_without_gradients_the_values_stay_and_nothing_given_is_written_to(up):
         with mode():
             torch.testing.assert_close(modulate.modulated_conv2d(*given, **options), expected, atol=1e-12, rtol=0)
     torch.testing.assert_close(given, kept, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "kernel, demodulate, size, quick",
+    [
+        (3, True, 16, "winograd"),
+        (3, True, 18, None),
+        (1, False, 6, "baddbmm"),
+        (3, False, 16, None),
+        (1, True, 8, None),
+    ],
+)
+def test_drawn_pictures_are_those_of_training(monkeypatch, kernel, demodulate, size, quick):
+    runs = []
+    for module, name in ((modulate.winograd, "convolve_scaled"), (modulate.torch, "baddbmm")):
+        run = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, name=name, run=run: runs.append(name) or run(*a))
+    x, styles = draw(2, 64, size, size, dtype=torch.float32), draw(2, 64, seed=2, dtype=torch.float32)
+    weight = draw(64, 64, kernel, kernel, seed=1, dtype=torch.float32)
+    bias = draw(64, seed=3, dtype=torch.float32)
+    options = {"demodulate": demodulate, "padding": kernel // 2, "gain": 1.5}
+    expected = modulate.modulated_conv2d(x, weight, styles, bias, **options)
+    assert not runs
+    with torch.inference_mode():
+        got = modulate.modulated_conv2d(x, weight, styles, bias, **options)
+    assert runs == {"winograd": ["convolve_scaled"], "baddbmm": ["baddbmm"], None: []}[quick]
+    torch.testing.assert_close(got, expected, atol=2e-5 * float(expected.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("change", [{"up": 2, "fir": FIR.float()}, {"flip_weight": False}, {"bias": None}])
+def test_drawn_pictures_without_a_quick_form(change):
+    given = {
+        "x": draw(2, 64, 16, 16, dtype=torch.float32),
+        "weight": draw(64, 64, 3, 3, seed=1, dtype=torch.float32),
+        "styles": draw(2, 64, seed=2, dtype=torch.float32),
+        "bias": draw(64, seed=3, dtype=torch.float32),
+        "padding": 1,
+    } | change
+    expected = modulate.modulated_conv2d(**given)
+    with torch.inference_mode():
+        got = modulate.modulated_conv2d(**given)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)

@@ -3,6 +3,7 @@
 A graphics card has no quick depthwise convolution in half precision: its kernels want each channel in one piece, while
 all else runs channels-last. A product with a matrix that holds taps, inserted zeros, padding and stride at once wastes
 most of its multiplications on zeros, and is several times quicker, as the card has units for nothing but such products.
+So it is on a CPU for the few channels of a small picture, which leave a convolution nothing to do side by side.
 torch differentiates it as often as one likes. Zeros times infinity are no numbers: where one pixel overflows, its row
 and column do.
 """
@@ -14,10 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from frugan.ops.convolution import is_traced
+from frugan.ops.convolution import is_drawing, is_traced
 
 WIDEST = 768
 """The longest axis for which a product with a whole matrix pays: its cost for each pixel grows with the axis."""
+_PICTURE = (4, 128)
+"""The most channels and the longest axis for which it pays on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,21 @@ class Band:
 
 
 def suits(x: Float[Tensor, "N C H W"], up: tuple[int, int]) -> bool:
-    """Whether `correlate` is the quick way: in half precision on a card, up to `WIDEST` pixels; `up` is (x, y)."""
-    if x.device.type != "cuda" or x.dtype not in (torch.float16, torch.bfloat16):
-        return False
-    return max(x.shape[3] * up[0], x.shape[2] * up[1]) <= WIDEST
+    """Whether `correlate` is the quick way: in half precision on a card, up to `WIDEST` pixels, or for small pictures
+    that are drawn on a CPU; `up` is (x, y).
+    """
+    longest = max(x.shape[3] * up[0], x.shape[2] * up[1])
+    if is_drawing(x):
+        channels, pixels = _PICTURE
+        return x.shape[1] <= channels and longest <= pixels
+    return x.device.type == "cuda" and x.dtype in (torch.float16, torch.bfloat16) and longest <= WIDEST
 
 
 def correlate(x: Float[Tensor, "N C H W"], across: Band, along: Band) -> Float[Tensor, "N C H_out W_out"]:
-    """The maps filtered by `across` in every row and by `along` in every column; channels-last."""
+    """The maps filtered by `across` in every row and by `along` in every column; channels-last, but for pictures."""
+    if is_drawing(x):
+        by_rows = x @ _matrix(across, x.shape[3], x.device, x.dtype).t()
+        return _matrix(along, x.shape[2], x.device, x.dtype) @ by_rows
     x = x.permute(0, 2, 3, 1).contiguous()
     height, width = x.shape[1:3]
     high, wide = along.size(height), across.size(width)

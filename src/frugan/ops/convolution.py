@@ -115,6 +115,17 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or transformed
 
 
+def is_drawing(x: Tensor) -> bool:
+    """Whether all that will ever be wanted of these maps are pictures, drawn in float32 on a CPU: in inference mode.
+
+    Then a quicker way may round otherwise. Not where torch traces, nor where a mode of its dispatcher looks on, such as
+    one that counts multiplications.
+    """
+    if not torch.is_inference_mode_enabled() or x.device.type != "cpu" or x.dtype != torch.float32:
+        return False
+    return not is_traced() and torch._C._len_torch_dispatch_stack() == 0
+
+
 def has_own_derivatives() -> bool:
     """Whether to use functions with derivatives of their own: not without gradients, nor where torch traces.
 
