@@ -17,7 +17,7 @@ from frugan.ops.convolution import is_drawing
 POINTS = (0.0, 0.75, -0.75, 1.25, -1.25)
 TILE = 4
 _BLOCK = 8192
-"""Tiles times channels that a thread works on at a time: about 1 MB between two products."""
+"""Tiles times channels that are worked on at a time: about 1 MB between two products."""
 _NARROW = 64
 """With fewer channels than this, the passes over the maps cost more than the products saved."""
 
@@ -52,7 +52,7 @@ def convolve_scaled(
         raise ValueError(f"height and width must be multiples of {TILE}, got {height} and {width}")
     down, across = height // TILE, width // TILE
     # As many whole pictures as fit, or as many rows of tiles of one.
-    block = _BLOCK * torch.get_num_threads() // (across * c_in)
+    block = _BLOCK // (across * c_in)
     pictures, rows = min(max(block // down, 1), n), min(max(block, 1), down)
     kernels = _kernels(weight)
     x = x.permute(0, 2, 3, 1)
