@@ -1,5 +1,7 @@
 """What needs a CUDA card: the same numbers as the CPU, half precision, training and resuming."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

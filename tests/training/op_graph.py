@@ -1,7 +1,8 @@
 """A recording on the CPU that behaves as a CUDA graph does: a list of operations with their tensors and plain numbers.
 
-While it records, draws hold numbers that are not theirs and what is changed is put back, so that nothing but playing it
-has results; a number that the host reads is refused, but in what was passed to `Draw.number` and `Draw.decide`.
+While it records, what is changed is put back, so that nothing but playing it has results. What was made while it
+recorded holds nothing when it is played: such tensors share memory. A number that the host reads is refused, but in
+what was passed to `Draw.number` and `Draw.decide`.
 """
 
 import sys
@@ -29,11 +30,12 @@ class OpGraph:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, Any, Any, Any]] = []
+        self.made: list[Tensor] = []
         self.plays = 0
 
     @contextmanager
     def record(self) -> Iterator[None]:
-        listener = _Listener(self.calls)
+        listener = _Listener(self.calls, self.made)
         try:
             with listener:
                 yield
@@ -45,6 +47,8 @@ class OpGraph:
     @torch.no_grad()
     def play(self) -> None:
         self.plays += 1
+        for tensor in self.made:  # may share memory with one that earlier operations use
+            _spoil(tensor)
         for call, args, kwargs, before in self.calls:
             after = call(*args, **kwargs)
             for old, new in zip(pytree.tree_leaves(before), pytree.tree_leaves(after), strict=True):
@@ -53,11 +57,11 @@ class OpGraph:
 
 
 class _Listener(TorchDispatchMode):
-    def __init__(self, calls: list[tuple[Any, Any, Any, Any]]) -> None:
+    def __init__(self, calls: list[tuple[Any, Any, Any, Any]], made: list[Tensor]) -> None:
         super().__init__()
-        self.calls = calls
+        self.calls, self._made = calls, made
         self.changed: list[tuple[Tensor, Tensor]] = []
-        self._ours: list[Tensor] = []
+        self._theirs: set[int] = set()
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = str(call), kwargs or {}
@@ -68,14 +72,15 @@ class _Listener(TorchDispatchMode):
         if name.startswith(_RANDOM):
             raise RuntimeError(f"{name}: a recording may draw no numbers")
         for tensor in _written(call, args, kwargs):
-            if _place(tensor) not in {_place(each) for each in self._ours}:
+            if _place(tensor) not in self._theirs and _place(tensor) not in {_place(each) for each in self._made}:
                 self.changed.append((tensor, tensor.clone()))
-                self._ours.append(tensor)
+                self._theirs.add(_place(tensor))
         found = call(*args, **kwargs)
-        if not call.is_view:
-            self._ours += [each for each in pytree.tree_leaves(found) if isinstance(each, Tensor)]
+        given = {_place(each) for each in pytree.tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        leaves = [each for each in pytree.tree_leaves(found) if isinstance(each, Tensor)]
+        self._made += [each for each in leaves if _place(each) not in given]
         if name in _MAKES_NOTHING:
-            return found.fill_(0.25) if found.is_floating_point() else found.zero_()
+            return _spoil(found)
         self.calls.append((call, args, kwargs, found))
         return found
 
@@ -87,6 +92,11 @@ def _written(call: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = args[number] if number < len(args) else kwargs.get(argument.name)
             yield from (each for each in pytree.tree_leaves(value) if isinstance(each, Tensor))
+
+
+def _spoil(tensor: Tensor) -> Tensor:
+    # No number that would send an index elsewhere.
+    return tensor.fill_(0.25) if tensor.is_floating_point() else tensor.zero_()
 
 
 def _place(tensor: Tensor) -> int:

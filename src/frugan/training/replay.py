@@ -20,7 +20,7 @@ from frugan.training.door import Batch, Draw, PackedStats, Phase, Shared, Stats,
 T = TypeVar("T")
 
 WARM = 2
-"""How often phases run before they are recorded: libraries have then chosen their kernels, constants are in place."""
+"""At which time phases are rehearsed: by the next one libraries have chosen their kernels, constants are in place."""
 MOST_RECORDINGS, MOST_KINDS = 4, 64
 """Recordings of one kind of work, by the choices on its way; kinds that are remembered."""
 
@@ -99,12 +99,32 @@ class Replays:
     def run(self, step: Step, jobs: Sequence[Job], parameters: Sequence[Tensor], run: Run) -> None:
         """Do the jobs by `run` or by a recording; all gradients go to `parameters`, which have none yet."""
         kind = None if self._is_off else self._kind(step, jobs)
-        recording = None if kind is None else self._fitting(kind, step, jobs, parameters, run)
-        if recording is None:
+        fitting = None if kind is None else next((each for each in kind.recordings if each.fits(jobs)), None)
+        if fitting is not None and self._is_recorded(fitting, step, jobs, parameters, run):
+            fitting.play(step, jobs)
+        elif kind is not None and fitting is None and kind.may_rehearse:
+            kind.add(_Recording(step, jobs, run))
+        else:
             for job in jobs:
                 run(step, job)
-        else:
-            recording.play(step, jobs)
+
+    def _is_recorded(
+        self, recording: "_Recording", step: Step, jobs: Sequence[Job], parameters: Sequence[Tensor], run: Run
+    ) -> bool:
+        """Whether it is there to be played, recorded now where it has only been rehearsed."""
+        try:
+            if not recording.is_recorded:
+                recording.record(self._graph(), step, jobs, parameters, run)
+        except RuntimeError as error:
+            # Whatever is wrong with the work itself shows when it is done without.
+            self._is_off = True
+            self.forget()
+            self._tell(f"phases run without being recorded: {error}")
+            return False
+        finally:
+            for parameter in parameters:
+                parameter.grad = None
+        return True
 
     def _kind(self, step: Step, jobs: Sequence[Job]) -> "_Kind | None":
         """What is known of such work; None where it cannot be recorded."""
@@ -125,65 +145,63 @@ class Replays:
             kind = self._kinds[key] = _Kind()
         return kind
 
-    def _fitting(
-        self, kind: "_Kind", step: Step, jobs: Sequence[Job], parameters: Sequence[Tensor], run: Run
-    ) -> "_Recording | None":
-        """The recording that makes the choices these jobs would make, a new one where the kind is known well enough."""
-        for recording in kind.recordings:
-            if recording.fits(jobs):
-                return recording
-        kind.seen += 1
-        if kind.seen <= WARM or not kind.is_recordable or len(kind.recordings) >= MOST_RECORDINGS:
-            return None
-        try:
-            recording = _Recording(self._graph(), step, jobs, parameters, run)
-        except RuntimeError as error:
-            # Whatever is wrong with the work itself shows when it is done without.
-            self._is_off = True
-            self.forget()
-            self._tell(f"phases run without being recorded: {error}")
-            return None
-        finally:
-            for parameter in parameters:
-                parameter.grad = None
-        kind.is_recordable = recording.is_whole
-        if not recording.is_whole:
-            return None
-        kind.recordings.append(recording)
-        return recording
-
 
 @dataclass
 class _Kind:
     """Work of one kind: how often it came, and its recordings by the choices on its way."""
 
     seen: int = 0
-    is_recordable: bool = True
+    hands_on_gradients: bool = False
     recordings: list["_Recording"] = field(default_factory=list)
+
+    @property
+    def may_rehearse(self) -> bool:
+        """Whether another recording should be begun; asked once for each time that there was none."""
+        self.seen += 1
+        return self.seen >= WARM and not self.hands_on_gradients and len(self.recordings) < MOST_RECORDINGS
+
+    def add(self, recording: "_Recording") -> None:
+        """Keep a recording that was rehearsed, if it can be made."""
+        self.hands_on_gradients = not recording.is_whole
+        if recording.is_whole:
+            self.recordings.append(recording)
 
 
 class _Recording:
-    """Recorded work with the tensors that it reads and those that it gives."""
+    """Work with the tensors that it reads and those that it gives: first rehearsed, then recorded, then played.
 
-    def __init__(self, graph: Graph, step: Step, jobs: Sequence[Job], parameters: Sequence[Tensor], run: Run) -> None:
-        self._graph = graph
+    The rehearsal does the work, and keeps the tensors that it drew and looked at: the recording reads these. None may
+    be made while it is recorded, when memory is given out that earlier operations of the recording use, too.
+    """
+
+    def __init__(self, step: Step, jobs: Sequence[Job], run: Run) -> None:
         self._inputs = _State(_copied(step.shared), _copied(step.caches))
-        batches = [{name: job.batches[name] for name in job.batches} for job in jobs]
-        self._tapes = [_Tape(job.draw, batch) for job, batch in zip(jobs, batches, strict=True)]
+        self._tapes = [_Tape(job) for job in jobs]
+        for job, tape in zip(jobs, self._tapes, strict=True):
+            run(step, Job(job.phase, job.micro, tape, tape.batches))
+        # What is handed on must not lead back into the work.
+        self.is_whole = not any(leaf.requires_grad for _, leaf in _leaves(step.caches) if _is_tensor(leaf))
+        self._graph: Graph | None = None
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether it can be played."""
+        return self._graph is not None
+
+    def record(self, graph: Graph, step: Step, jobs: Sequence[Job], parameters: Sequence[Tensor], run: Run) -> None:
+        """Record the work, without doing it. Raises RuntimeError for what cannot be recorded."""
         within = Step(step.plan, step.images_seen, step.ranks, Stats(), step.dtype)
         within.shared = dict(self._inputs.shared)
         within.caches = {micro: dict(cache) for micro, cache in self._inputs.caches.items()}
+        for tape in self._tapes:
+            tape.rewind()
         with graph.record():
             for job, tape in zip(jobs, self._tapes, strict=True):
                 run(within, Job(job.phase, job.micro, tape, tape.batches))
             self._stats: PackedStats = within.stats.packed()
         self._caches = within.caches
         self._gradients = [(each, each.grad) for each in parameters if each.grad is not None]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing that it hands on leads back into it."""
-        return not any(leaf.requires_grad for _, leaf in _leaves(self._caches) if _is_tensor(leaf))
+        self._graph = graph
 
     def fits(self, jobs: Sequence[Job]) -> bool:
         """Whether these jobs would make the same choices; the numbers of the host are read on the way."""
@@ -196,6 +214,7 @@ class _Recording:
         for tape, job in zip(self._tapes, jobs, strict=True):
             pairs += tape.filled(job)
         _copy(pairs)
+        assert self._graph is not None
         self._graph.play()
         for parameter, gradient in self._gradients:
             parameter.grad = gradient
@@ -218,65 +237,102 @@ class _State:
                     yield old, new
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """Numbers of the device: how they are drawn, and where they are."""
+
+    make: Callable[[Draw], Tensor]
+    place: Tensor
+
+
+@dataclass
+class _Read:
+    """A number of the host with its place on the device, or a choice, which has none."""
+
+    read: Callable[[Shared], Any]
+    answer: Any
+    place: Tensor | None
+
+
+N = TypeVar("N", _Drawn, _Read)
+
+
 class _Tape(Draw):
-    """Gives a phase that is being recorded empty tensors for its draws, notes what they are, and which of its pictures
-    it looks at.
+    """Draws for a phase that is rehearsed, which it keeps, then gives the same tensors to the recording, in order; and
+    notes which pictures the phase looks at.
     """
 
-    def __init__(self, draw: Draw, batches: Mapping[str, Batch]) -> None:
-        self.share, self.device = draw.share, draw.device
-        self._now = draw.shared.again()
+    def __init__(self, job: Job) -> None:
+        self.share, self.device = job.draw.share, job.draw.device
         self.shared = _Watched(self)
-        self.batches = _Noted(batches)
-        self._drawn: list[tuple[Callable[[Draw], Tensor], Tensor]] = []
-        self._read: list[tuple[Callable[[Shared], Any], Tensor | None, Any]] = []
+        self.batches = _Noted(job.batches)
+        self._draw: Draw | None = job.draw
+        self._notes: list[_Drawn | _Read] = []
+        self._at = 0
 
-    def _placed(self, make: Callable[[Draw], Tensor], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        place = torch.empty((self.share.count, *shape), dtype=dtype, device=self.device)
-        self._drawn.append((make, place))
-        return place
+    def rewind(self) -> None:
+        """Give from the first on what was drawn."""
+        self._draw, self._at = None, 0
+
+    def _noted(self, kind: type[N], make: Callable[[Draw], N]) -> N:
+        if self._draw is not None:
+            note = make(self._draw)
+            self._notes.append(note)
+            return note
+        found = self._notes[self._at] if self._at < len(self._notes) else None
+        self._at += 1
+        if not isinstance(found, kind):
+            raise RuntimeError("the phase draws other numbers than when it was rehearsed")
+        return found
+
+    def _drawn(self, make: Callable[[Draw], Tensor]) -> Tensor:
+        return self._noted(_Drawn, lambda draw: _Drawn(make, make(draw))).place
 
     def normal(self, *shape: int) -> Tensor:
-        """A place for such numbers."""
-        return self._placed(lambda draw: draw.normal(*shape), shape, torch.get_default_dtype())
+        """Such numbers, or the place for them."""
+        return self._drawn(lambda draw: draw.normal(*shape))
 
     def uniform(self, *shape: int) -> Tensor:
-        """A place for such numbers."""
-        return self._placed(lambda draw: draw.uniform(*shape), shape, torch.get_default_dtype())
+        """Such numbers, or the place for them."""
+        return self._drawn(lambda draw: draw.uniform(*shape))
 
     def integers(self, low: int, high: int, *shape: int) -> Int64[Tensor, "n ..."]:
-        """A place for such numbers."""
-        return self._placed(lambda draw: draw.integers(low, high, *shape), shape, torch.int64)
+        """Such numbers, or the place for them."""
+        return self._drawn(lambda draw: draw.integers(low, high, *shape))
 
     def number(self, read: Callable[[Shared], float]) -> Float64[Tensor, ""]:
-        """A place for it."""
-        place = torch.empty((), dtype=torch.float64, device=self.device)
-        self._read.append((read, place, read(self._now)))
+        """The number, or the place for it."""
+
+        def make(draw: Draw) -> _Read:
+            answer = read(draw.shared)
+            return _Read(read, answer, torch.full((), answer, dtype=torch.float64, device=self.device))
+
+        place = self._noted(_Read, make).place
+        assert place is not None
         return place
 
     def decide(self, read: Callable[[Shared], T]) -> T:
         """The choice; the recording is one of it."""
-        answer = read(self._now)
-        self._read.append((read, None, answer))
+        answer: T = self._noted(_Read, lambda draw: _Read(read, read(draw.shared), None)).answer
         return answer
 
     def read(self, shared: Shared) -> bool:
-        """Read the numbers of the host anew; whether all choices are as recorded."""
-        for at, (read, place, before) in enumerate(self._read):
-            answer = read(shared)
-            if place is not None:
-                self._read[at] = read, place, answer
-            elif answer != before:
-                return False
+        """Read the numbers of the host anew; whether all choices are as they were."""
+        for note in self._notes:
+            if isinstance(note, _Read):
+                answer = note.read(shared)
+                if note.place is None and answer != note.answer:
+                    return False
+                note.answer = answer
         return True
 
     def filled(self, job: Job) -> Iterator[tuple[Tensor, Tensor]]:
         """Write the numbers of the host into their places; every other place with what is to come into it."""
-        for _, place, number in self._read:
-            if place is not None:
-                place.fill_(number)
-        for make, place in self._drawn:
-            yield place, make(job.draw)
+        for note in self._notes:
+            if isinstance(note, _Drawn):
+                yield note.place, note.make(job.draw)
+            elif note.place is not None:
+                note.place.fill_(note.answer)
         for name, kept in self.batches.used.items():
             new = job.batches[name]
             yield kept.images, new.images
