@@ -16,8 +16,8 @@ from frugan.ops.convolution import is_drawing
 
 POINTS = (0.0, 0.75, -0.75, 1.25, -1.25)
 TILE = 4
-_BLOCK = 8192
-"""Tiles times channels that are worked on at a time: about 1 MB between two products."""
+_BLOCK = 12288
+"""Tiles times channels that are worked on at a time: about 2 MB between two products."""
 _NARROW = 64
 """With fewer channels than this, the passes over the maps cost more than the products saved."""
 
