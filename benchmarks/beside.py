@@ -61,7 +61,10 @@ class _Empty(types.ModuleType):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Seconds of each call after warming up, and the most memory that was taken meanwhile (on a GPU)."""
+    """Seconds of each call after warming up, and the most memory that was held meanwhile (on a GPU).
+
+    Held, as recordings use memory that is allocated once.
+    """
 
     seconds: list[float]
     peak_mb: float | None
@@ -93,7 +96,7 @@ def measure(build: Callable[[], Callable[[], object]], device: torch.device, war
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     seconds = [timed(run, device) for _ in range(rounds)]
-    return Measured(seconds=seconds, peak_mb=torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None)
+    return Measured(seconds=seconds, peak_mb=torch.cuda.max_memory_reserved(device) / 2**20 if on_gpu else None)
 
 
 def timed(run: Callable[[], object], device: torch.device) -> float:
