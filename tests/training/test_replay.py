@@ -1,5 +1,6 @@
 """Recorded phases give what phases that run themselves give, bit for bit."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -151,3 +152,26 @@ def test_recordings_are_dropped_when_the_architecture_changes() -> None:
     for _ in range(WARM + 1):
         loop.iterate()
     assert len(recorder.graphs) == 4
+
+
+def test_recordings_give_way_before_micro_batches_do() -> None:
+    job, other = make("fragile"), make("fragile")
+    assert isinstance(job.task, Fragile)
+    plain, (recorded, recorder) = make_loop(other), recording_loop(job)
+
+    def full(phase: Phase, step: Step) -> float:
+        if recorded.progress.iteration == WARM + 2 and recorded.replays is not None and recorded.replays.count:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1.0
+
+    job.task.trouble = full
+    for iteration in range(WARM + 4):
+        if iteration == WARM + 2:  # another batch is work of a kind that is not recorded yet
+            for task in (job.task, other.task):
+                assert isinstance(task, Fragile)
+                task._plan = dataclasses.replace(task._plan, batch=4)
+        recorded.iterate()
+        plain.iterate()
+    assert_same_bits(plain, recorded)
+    assert recorder.told == ["phases run without being recorded: memory ran out"]
+    assert recorded.progress.micro_batch is None

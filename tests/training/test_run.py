@@ -308,7 +308,7 @@ def test_a_signal_stops_with_a_checkpoint(number: int, whole: Path, tmp_path: Pa
             os.kill(os.getpid(), number)
 
     outcome = go(tmp_path, tell=tell, checkpoint_seconds=1e9)
-    assert (outcome.reason, outcome.images_seen) == ("stopped", 12)
+    assert (outcome.reason, outcome.images_seen, outcome.signal) == ("stopped", 12, number)
     assert names_of(tmp_path)[-1] == "000000012"
     assert events_of(tmp_path, "stopped") == ["stopped at 12 images; the same command goes on"]
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers

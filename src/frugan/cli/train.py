@@ -1,6 +1,7 @@
 """`frugan train`: from a folder of pictures to a run folder."""
 
 import shlex
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,7 @@ def run(
     )
     _say_what_next(outcome, teller, translates="source" in recipe.data)
     if outcome.reason == "stopped":
-        sys.exit(130)
+        sys.exit(128 + (outcome.signal or signal.SIGINT))
 
 
 def _say_what_next(outcome: "Outcome", teller: Teller, translates: bool) -> None:

@@ -275,7 +275,7 @@ class Loop:
 
     def _backward_all(self, phases: Sequence[Phase], repeat: int, window: int, step: Step) -> int | None:
         """Add up the gradients of these phases; the last window used, or None where memory ran out: then nothing is
-        left of it and a smaller micro-batch is set.
+        left of it, and recordings are dropped or a smaller micro-batch is set.
         """
         stats = step.stats.copy()
         try:
@@ -295,7 +295,12 @@ class Loop:
         self._zero(phases)
         step.caches.clear()
         step.stats = stats
-        self._shrink_micro_batch(step.plan.batch)
+        if self.replays is not None and self.replays.count:
+            self.replays.give_up("memory ran out")
+        else:
+            self._shrink_micro_batch(step.plan.batch)
+        if self.ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
         return None
 
     def _jobs(self, phases: Sequence[Phase], repeat: int, windows: Sequence[int], step: Step) -> Iterator[Job]:
@@ -370,8 +375,6 @@ class Loop:
                 "--force"
             )
         self.progress.micro_batch = current // 2
-        if self.ranks.device.type == "cuda":
-            torch.cuda.empty_cache()
         self._observer.event(self, "out_of_memory", f"out of memory: {current // 2} pictures at once from here on")
 
     def roll_back(self, reason: str) -> None:

@@ -92,6 +92,12 @@ class Replays:
         """How many recordings there are."""
         return sum(len(kind.recordings) for kind in self._kinds.values())
 
+    def give_up(self, reason: str) -> None:
+        """Record nothing from here on, and drop what there is, with its memory."""
+        self._is_off = True
+        self.forget()
+        self._tell(f"phases run without being recorded: {reason}")
+
     def forget(self) -> None:
         """Drop all recordings: networks or what they work on have changed."""
         self._kinds.clear()
@@ -117,9 +123,7 @@ class Replays:
                 recording.record(self._graph(), step, jobs, parameters, run)
         except RuntimeError as error:
             # Whatever is wrong with the work itself shows when it is done without.
-            self._is_off = True
-            self.forget()
-            self._tell(f"phases run without being recorded: {error}")
+            self.give_up(str(error))
             return False
         finally:
             for parameter in parameters:

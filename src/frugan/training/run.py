@@ -51,12 +51,13 @@ Teller = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a training ended: `reason` is finished, stopped, plateau or already finished."""
+    """How a training ended: `reason` is finished, stopped, plateau or already finished; `signal` stopped it."""
 
     run: Path
     reason: str
     images_seen: int
     seconds: float
+    signal: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,14 @@ def _train(
             reason = _run(loop, journal)
         journal.say_end(loop, reason)
     journal.write_pages(reason)
-    return Outcome(run=folder.path, reason=reason, images_seen=loop.progress.images_seen, seconds=loop.progress.seconds)
+    progress = loop.progress
+    return Outcome(
+        run=folder.path,
+        reason=reason,
+        images_seen=progress.images_seen,
+        seconds=progress.seconds,
+        signal=journal.signal,
+    )
 
 
 def _run(loop: Loop, journal: "Journal") -> str:
@@ -201,7 +209,7 @@ class Journal:
         self._pictures = pictures
         self._sources, self._reals = judged(data, pictures)
         self.parent_licence: str | None = None
-        self._stop = False
+        self.signal: int | None = None
 
     # -- beginning and end --------------------------------------------------------------------------------------------
 
@@ -466,11 +474,11 @@ class Journal:
 
     def stop_requested(self) -> bool:
         """Whether Ctrl-C or SIGTERM came."""
-        return self._stop
+        return self.signal is not None
 
-    def request_stop(self) -> None:
-        """Stop after this iteration, with a checkpoint."""
-        self._stop = True
+    def request_stop(self, number: int) -> None:
+        """Stop after this iteration, with a checkpoint, because of this signal."""
+        self.signal = number
 
 
 @contextlib.contextmanager
@@ -480,7 +488,7 @@ def _signals(journal: Journal) -> Iterator[None]:
     def ask(number: int, frame: FrameType | None) -> None:
         if journal.stop_requested():
             sys.exit(128 + number)
-        journal.request_stop()
+        journal.request_stop(number)
 
     try:
         old = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
