@@ -1,15 +1,19 @@
 """The automatic choice: from pictures, device, time and a parent to a recipe, with reasons."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 
 import frugan
+from frugan.augment import diffaugment
 from frugan.data import PairAdvice, Recommendation
 from frugan.models.biggan import BigGANConfig, BigGANGenerator
 from frugan.recipes import RECIPES, auto
+from frugan.training.loop import Loop
 from frugan.training.recipe import tiny
+from tests.training.op_graph import OpGraph
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda")
 ADVICE = Recommendation(
@@ -77,6 +81,32 @@ def test_speed_is_measured() -> None:
     before = torch.get_rng_state()
     assert 0.1 < auto.measure_speed(recipe, CPU, iterations=1) < 1e5
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_speed_is_that_of_recordings_where_phases_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[OpGraph] = []
+    known: list[int] = []
+    seconds = auto._seconds
+
+    def graph() -> OpGraph:
+        graphs.append(OpGraph())
+        return graphs[-1]
+
+    def recorded(*arguments: Any) -> Loop:
+        loop = Loop(*arguments)
+        loop.record(lambda: graph)
+        return loop
+
+    def counted(*arguments: Any) -> float:
+        known.append(len(graphs))
+        return seconds(*arguments)
+
+    monkeypatch.setattr(diffaugment, "host_sees", lambda x: False)
+    monkeypatch.setattr(auto, "Loop", recorded)
+    monkeypatch.setattr(auto, "_seconds", counted)
+    auto.measure_speed(auto.choose(ADVICE, CPU, resolution=8), CPU)
+    # The last two calls count, in which nothing is recorded any more.
+    assert known[-2] == known[-1] == len(graphs) > 0
 
 
 @pytest.mark.parametrize("name", RECIPES)

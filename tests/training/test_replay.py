@@ -1,18 +1,20 @@
 """Recorded phases give what phases that run themselves give, bit for bit."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import gc
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 import torch
 from torch import Tensor
 
 from frugan.augment import diffaugment
-from frugan.training.door import Batch, Draw, Phase, Step
-from frugan.training.loop import Loop
-from frugan.training.replay import MOST_RECORDINGS, WARM, Replays
+from frugan.training.door import Batch, Draw, Phase, Shared, Step
+from frugan.training.loop import Loop, Verdict
+from frugan.training.replay import MOST_IN_ALL, MOST_RECORDINGS, WARM, Replays
 from tests.training.op_graph import OpGraph
-from tests.training.rig import assert_same_bits, make_loop
+from tests.training.rig import Keeper, assert_same_bits, make_loop
 from tests.training.tiny_tasks import JOBS, Fragile, Job, make
 
 HANDS_ON_GRADIENTS = ("translate", "pix2pix", "pix2pix-unet-ada")
@@ -43,7 +45,7 @@ class Recorder:
 
 def recording_loop(job: Job) -> tuple[Loop, Recorder]:
     loop, recorder = make_loop(job), Recorder()
-    loop.replays = Replays(recorder, recorder.told.append)
+    loop.replays = Replays(lambda: recorder, recorder.told.append)
     return loop, recorder
 
 
@@ -152,6 +154,88 @@ def test_recordings_are_dropped_when_the_architecture_changes() -> None:
     for _ in range(WARM + 1):
         loop.iterate()
     assert len(recorder.graphs) == 4
+
+
+def test_what_makes_recordings_is_made_anew_when_they_are_dropped() -> None:
+    loop, made = make_loop(make("fragile")), list[Recorder]()
+
+    def graphs() -> Callable[[], OpGraph]:
+        made.append(Recorder())
+        return made[-1]
+
+    loop.record(graphs)
+    for _ in range(2):
+        for _ in range(WARM + 1):
+            loop.iterate()
+        assert loop.replays is not None
+        loop.replays.forget()
+    assert [len(recorder.graphs) for recorder in made] == [2, 2]
+
+
+class Schedule(Fragile):
+    """Shares another number in every third iteration."""
+
+    def begin(self, step: Step, draw: Shared) -> None:
+        step.shared["share"] = float(step.images_seen // (3 * step.plan.batch))
+
+
+def test_recordings_of_what_is_over_do_not_gather() -> None:
+    loop, recorder = recording_loop(dataclasses.replace(make("fragile"), task=Schedule()))
+    for _ in range(3 * MOST_IN_ALL):
+        loop.iterate()
+        assert loop.replays is not None and loop.replays.count <= MOST_IN_ALL + 1
+    assert len(recorder.graphs) > MOST_IN_ALL
+
+
+def test_a_training_that_is_dropped_goes_with_its_recordings() -> None:
+    keeper = Keeper()
+    loop = make_loop(make("gan"), keeper)
+    keeper.loop = None
+    recorder = Recorder()
+    loop.record(lambda: recorder)
+    for _ in range(WARM + 1):
+        loop.iterate()
+    assert loop.replays is not None
+    kinds = loop.replays._kinds.values()
+    held = [weakref.ref(tape) for kind in kinds for recording in kind.recordings for tape in recording._tapes]
+    assert held
+    held.append(weakref.ref(loop.replays))
+    del kinds
+    gc.disable()
+    try:
+        del loop
+        assert [reference() for reference in held] == [None] * len(held)
+    finally:
+        gc.enable()
+
+
+class Full(Keeper):
+    """Memory runs out at a snapshot while there are recordings, or always."""
+
+    def __init__(self, *, always: bool) -> None:
+        super().__init__()
+        self.always = always
+
+    def snapshot(self, loop: Loop) -> Verdict:
+        if self.always or (loop.replays is not None and loop.replays.count):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().snapshot(loop)
+
+
+def test_recordings_give_way_to_a_snapshot() -> None:
+    keeper, recorder = Full(always=False), Recorder()
+    due, end = 8 * (WARM + 2), 8 * (WARM + 4)
+    loop = make_loop(make("fragile", total_images=end, snapshot_images=due), keeper)
+    loop.record(lambda: recorder)
+    assert loop.run() == "finished"
+    assert keeper.snapshots == [0, due, end]
+    assert keeper.events == [("replay", "phases run without being recorded: memory ran out")]
+    assert recorder.plays == 4
+
+
+def test_a_snapshot_that_does_not_fit_without_recordings_is_an_error() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        make_loop(make("fragile"), Full(always=True)).run()
 
 
 def test_recordings_give_way_before_micro_batches_do() -> None:

@@ -19,6 +19,7 @@ from frugan.training.feed import open_feeds
 from frugan.training.loop import Loop, Verdict
 from frugan.training.ranks import Ranks
 from frugan.training.recipe import Recipe
+from frugan.training.replay import WARM
 from frugan.training.tasks.gan import GanConfig
 from frugan.training.tasks.grow import GrowConfig
 from frugan.training.tasks.semantic import SemanticConfig
@@ -183,6 +184,9 @@ def measure_speed(recipe: Recipe, device: torch.device, iterations: int = 3) -> 
     ranks = Ranks(0, 1, device)
     loop = Loop(task, recipe.optimisers, recipe.training, open_feeds(data, 0, device), ranks, _Silent())
     loop.iterate()
+    for _ in range(WARM if loop.replays is not None else 0):  # until all of this is played from recordings
+        _seconds(loop, 0, 1)
+        _seconds(loop, 1, iterations)
     full = _seconds(loop, 0, 1)  # iteration 0: every lazy regulariser is due
     main = _seconds(loop, 1, iterations)
     period = max(phase.every for phase in task.plan(0).phases)

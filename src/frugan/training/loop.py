@@ -6,6 +6,7 @@ It knows nothing of what is trained (see `door`), and files only as two calls on
 
 import platform
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -20,7 +21,7 @@ from frugan.training.feed import Feed, LazyBatches
 from frugan.training.optimise import Average, Optimiser
 from frugan.training.ranks import Ranks
 from frugan.training.recipe import AdamConfig, TrainingConfig
-from frugan.training.replay import Job, Replays, cuda_graphs
+from frugan.training.replay import Graph, Job, Replays, cuda_graphs
 
 
 class TrainingError(RuntimeError):
@@ -69,7 +70,7 @@ class Observer(Protocol):
         ...
 
     def snapshot(self, loop: "Loop") -> Verdict:
-        """A grid, a score and a checkpoint are due."""
+        """A grid, a score and a checkpoint are due; asked again if memory ran out and recordings held some of it."""
         ...
 
     def checkpoint(self, loop: "Loop") -> None:
@@ -143,8 +144,13 @@ class Loop:
         }
         self.replays: Replays | None = None
         if config.replay and ranks.device.type == "cuda" and ranks.world == 1:
-            self.replays = Replays(cuda_graphs(), lambda text: observer.event(self, "replay", text))
+            self.record(cuda_graphs)
         self._meter = _Meter()
+
+    def record(self, graphs: Callable[[], Callable[[], Graph]]) -> None:
+        """Record phases, and play them again, from here on (see `Replays`)."""
+        owner = weakref.proxy(self)  # or the memory of a training that is dropped would wait for the garbage collector
+        self.replays = Replays(graphs, lambda text: owner._observer.event(owner, "replay", text))
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -197,10 +203,23 @@ class Loop:
 
     def _snapshot(self) -> str | None:
         before, self.progress.sound = self.progress.sound, self.progress.images_seen
-        collapsed = self._observer.snapshot(self).collapsed
+        verdict = self._looked()
+        if verdict is None:
+            self._empty_cache()
+            verdict = self._observer.snapshot(self)
+        collapsed = verdict.collapsed
         if collapsed is not None:
             self.progress.sound = before
         return collapsed
+
+    def _looked(self) -> Verdict | None:
+        """The observer's verdict, or None where memory ran out and recordings were dropped for it."""
+        try:
+            return self._observer.snapshot(self)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error) or not self._drop_recordings():
+                raise
+        return None
 
     def _too_many_skipped(self) -> str | None:
         for name, count in self.progress.skipped.items():
@@ -295,12 +314,9 @@ class Loop:
         self._zero(phases)
         step.caches.clear()
         step.stats = stats
-        if self.replays is not None and self.replays.count:
-            self.replays.give_up("memory ran out")
-        else:
+        if not self._drop_recordings():
             self._shrink_micro_batch(step.plan.batch)
-        if self.ranks.device.type == "cuda":
-            torch.cuda.empty_cache()
+        self._empty_cache()
         return None
 
     def _jobs(self, phases: Sequence[Phase], repeat: int, windows: Sequence[int], step: Step) -> Iterator[Job]:
@@ -364,6 +380,17 @@ class Loop:
         return all(answers)
 
     # -- trouble ----------------------------------------------------------------------------------------------------
+
+    def _drop_recordings(self) -> bool:
+        """Give up recording, as memory ran out; whether there was anything to drop."""
+        if self.replays is None or not self.replays.count:
+            return False
+        self.replays.give_up("memory ran out")
+        return True
+
+    def _empty_cache(self) -> None:
+        if self.ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _shrink_micro_batch(self, batch: int) -> None:
         current = self._micro_limit(max(batch // self.ranks.world, 1))

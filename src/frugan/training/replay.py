@@ -6,6 +6,7 @@ where they are. To play it, these tensors are filled, the recorded operations ru
 tensors are handed out. Random numbers are those of a phase that runs itself.
 """
 
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -21,8 +22,8 @@ T = TypeVar("T")
 
 WARM = 2
 """At which time phases are rehearsed: by the next one libraries have chosen their kernels, constants are in place."""
-MOST_RECORDINGS, MOST_KINDS = 4, 64
-"""Recordings of one kind of work, by the choices on its way; kinds that are remembered."""
+MOST_RECORDINGS, MOST_KINDS, MOST_IN_ALL = 4, 64, 32
+"""Recordings of one kind of work, by the choices on its way; kinds that are remembered; recordings of all kinds."""
 
 
 @runtime_checkable
@@ -41,13 +42,13 @@ class Graph(Protocol):
 class CudaGraph:
     """A CUDA graph. Those of one pool share memory: one is played after the other, never two at once."""
 
-    def __init__(self, pool: Any) -> None:
-        self._graph, self._pool = torch.cuda.CUDAGraph(), pool
+    def __init__(self, pool: Any, stream: torch.cuda.Stream) -> None:
+        self._graph, self._pool, self._stream = torch.cuda.CUDAGraph(), pool, stream
 
     @contextmanager
     def record(self) -> Iterator[None]:
         """The block; its operations do not run now."""
-        with torch.cuda.graph(self._graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, self._pool, self._stream, capture_error_mode="thread_local"):
             yield
 
     def play(self) -> None:
@@ -56,9 +57,13 @@ class CudaGraph:
 
 
 def cuda_graphs() -> Callable[[], Graph]:
-    """What makes CUDA graphs of one pool."""
-    pool = torch.cuda.graph_pool_handle()
-    return lambda: CudaGraph(pool)
+    """What makes CUDA graphs of one pool, recorded on a stream of their own.
+
+    They go together: torch takes what cuBLAS works in from all graphs of a stream when one of them goes (pytorch issue
+    193402), and refuses a pool whose graphs are all gone.
+    """
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+    return lambda: CudaGraph(pool, stream)
 
 
 @dataclass(frozen=True)
@@ -78,12 +83,13 @@ Run = Callable[[Step, Job], None]
 class Replays:
     """What of a training has been recorded.
 
-    `graph` makes an empty recording; `tell` hears why recording was given up, after which all work is done without.
-    Work that hands tensors with gradients on to later phases is not recorded.
+    `graphs` gives what makes empty recordings, anew for those after `forget`; `tell` hears why recording was given up,
+    after which all work is done without. Work that hands tensors with gradients on to later phases is not recorded.
     """
 
-    def __init__(self, graph: Callable[[], Graph], tell: Callable[[str], None]) -> None:
-        self._graph, self._tell = graph, tell
+    def __init__(self, graphs: Callable[[], Callable[[], Graph]], tell: Callable[[str], None]) -> None:
+        self._graphs, self._tell = graphs, tell
+        self._graph: Callable[[], Graph] | None = None
         self._kinds: dict[Hashable, _Kind] = {}
         self._is_off = False
 
@@ -101,6 +107,7 @@ class Replays:
     def forget(self) -> None:
         """Drop all recordings: networks or what they work on have changed."""
         self._kinds.clear()
+        self._graph = None
 
     def run(self, step: Step, jobs: Sequence[Job], parameters: Sequence[Tensor], run: Run) -> None:
         """Do the jobs by `run` or by a recording; all gradients go to `parameters`, which have none yet."""
@@ -120,6 +127,7 @@ class Replays:
         """Whether it is there to be played, recorded now where it has only been rehearsed."""
         try:
             if not recording.is_recorded:
+                self._graph = self._graph or self._graphs()
                 recording.record(self._graph(), step, jobs, parameters, run)
         except RuntimeError as error:
             # Whatever is wrong with the work itself shows when it is done without.
@@ -144,6 +152,8 @@ class Replays:
         except TypeError:  # something that is shared is no plain value
             return None
         if kind is None:
+            if self.count >= MOST_IN_ALL:  # some are of what is over, such as an earlier share of a schedule
+                self.forget()
             if len(self._kinds) >= MOST_KINDS:
                 self._kinds = {key: kind for key, kind in self._kinds.items() if kind.recordings}
             kind = self._kinds[key] = _Kind()
@@ -349,7 +359,7 @@ class _Watched(Shared):
     """Choices of all ranks made outside `decide`: each is one that the recording is of."""
 
     def __init__(self, tape: _Tape) -> None:
-        self._tape = tape
+        self._tape: _Tape = weakref.proxy(tape)  # which has this: both go with their tensors when they are dropped
 
     def uniform(self) -> float:
         """One number in [0, 1)."""
