@@ -208,6 +208,25 @@ def test_recorded_phases_train_as_those_that_run_themselves(name: str) -> None:
         torch.testing.assert_close(value, theirs[key], rtol=0.05, atol=0.02, msg=lambda text, key=key: f"{key}: {text}")
 
 
+def test_recordings_outlive_those_of_another_training_and_are_made_anew() -> None:
+    recipe, data = little("stylegan2-ada")
+    kept, other = loop_of(recipe, data), loop_of(recipe, data)
+    assert kept.replays is not None
+    for _ in range(WARM + 2):
+        kept.iterate()
+        other.iterate()
+    del other
+    torch.cuda.empty_cache()
+    kept.iterate()
+    kept.replays.forget()
+    for _ in range(WARM + 2):
+        stats = kept.iterate()
+    keeper = kept._observer
+    assert isinstance(keeper, Keeper) and keeper.events == []
+    assert kept.replays.count > 0
+    assert all(bool(torch.isfinite(value).all()) for value in stats.values())
+
+
 @pytest.mark.slow
 def test_a_compiled_training_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.compiled_training", str(tmp_path / "run"), str(CARD)]

@@ -13,13 +13,14 @@ from frugan.augment import diffaugment
 from frugan.training.door import Batch, Draw, Phase, Shared, Step
 from frugan.training.loop import Loop, Verdict
 from frugan.training.replay import MOST_IN_ALL, MOST_RECORDINGS, WARM, Replays
+from tests.training import tiny_tasks
 from tests.training.op_graph import OpGraph
 from tests.training.rig import Keeper, assert_same_bits, make_loop
 from tests.training.tiny_tasks import JOBS, Fragile, Job, make
 
 HANDS_ON_GRADIENTS = ("translate", "pix2pix", "pix2pix-unet-ada")
-NEVER_THE_SAME = ("cycle", "progan", "progan-labels-ada", "progan-least-squares")
-"""Tasks of which something that all phases share is another number in each of these few iterations."""
+NEVER_THE_SAME = ("cycle", "grow", "progan", "progan-labels-ada", "progan-least-squares")
+"""Tasks of which something that all phases share, or the plan, is another number in each of these few iterations."""
 
 
 @pytest.fixture(autouse=True)
@@ -170,6 +171,16 @@ def test_what_makes_recordings_is_made_anew_when_they_are_dropped() -> None:
         assert loop.replays is not None
         loop.replays.forget()
     assert [len(recorder.graphs) for recorder in made] == [2, 2]
+
+
+def test_what_the_plan_says_is_part_of_what_a_recording_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_tasks, "FADE_IMAGES", 24)
+    plain, (recorded, recorder) = make_loop(make("grow")), recording_loop(make("grow"))
+    for _ in range(16):
+        recorded.iterate()
+        plain.iterate()
+    assert_same_bits(plain, recorded)
+    assert recorder.plays > 0
 
 
 class Schedule(Fragile):

@@ -293,8 +293,8 @@ class Task(Protocol):
         It may run again for the same pictures (out of memory), so it changes nothing but `step.cache` and
         `step.stats`; what the task remembers moves in `end`. On a GPU it need not run at all: its operations may be
         played from a recording of an earlier iteration (see `replay`). All that differs from one iteration to the next
-        must then come from `batch`, `draw`, `step.shared` and the nets; numbers that the task remembers by
-        `draw.number`, choices by `draw.decide`.
+        must then come from `batch`, `draw`, `step.shared`, the plan's `batch` and `progress`, and the nets; numbers
+        that the task remembers by `draw.number`, choices by `draw.decide`.
         """
         ...
 

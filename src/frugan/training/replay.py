@@ -146,7 +146,7 @@ class Replays:
             return None
         state = tuple((path, (leaf.shape, leaf.dtype) if _is_tensor(leaf) else leaf) for path, leaf in found)
         work = tuple((job.phase, job.micro, job.draw.share) for job in jobs)
-        key = (work, step.plan.batch, step.dtype, state)
+        key = (work, step.plan.batch, tuple(step.plan.progress.items()), step.dtype, state)
         try:
             kind = self._kinds.get(key)
         except TypeError:  # something that is shared is no plain value
