@@ -74,6 +74,17 @@ def test_micro_batches_are_recorded_together(kind: str) -> None:
     assert recorder.plays > 0
 
 
+def test_a_micro_batch_keeps_its_own_numbers_alone() -> None:
+    loop, _ = recording_loop(make("gan-ada", micro_batch=2))
+    for _ in range(WARM + 1):
+        loop.iterate()
+    assert loop.replays is not None
+    recordings = [recording for kind in loop.replays._kinds.values() for recording in kind.recordings]
+    places = [note.place for recording in recordings for tape in recording._tapes for note in tape._notes]
+    drawn = [place for place in places if place is not None]
+    assert drawn and all(place.untyped_storage().nbytes() == place.nbytes for place in drawn)
+
+
 def test_what_cannot_be_recorded_runs_and_is_told_once() -> None:
     def trouble(phase: Phase, step: Step) -> float:
         return float(torch.ones(()))  # the host reads a number of the device

@@ -224,10 +224,9 @@ class _Recording:
     @torch.no_grad()
     def play(self, step: Step, jobs: Sequence[Job]) -> None:
         """Do the jobs, which `fits` was asked about last."""
-        pairs = list(self._inputs.pairs(step))
+        _copy(self._inputs.pairs(step))
         for tape, job in zip(self._tapes, jobs, strict=True):
-            pairs += tape.filled(job)
-        _copy(pairs)
+            _copy(tape.filled(job))
         assert self._graph is not None
         self._graph.play()
         for parameter, gradient in self._gradients:
@@ -300,7 +299,8 @@ class _Tape(Draw):
         return found
 
     def _drawn(self, make: Callable[[Draw], Tensor]) -> Tensor:
-        return self._noted(_Drawn, lambda draw: _Drawn(make, make(draw))).place
+        # A copy: what is drawn is a part of the numbers for the whole batch, which would be kept for each micro-batch.
+        return self._noted(_Drawn, lambda draw: _Drawn(make, make(draw).clone())).place
 
     def normal(self, *shape: int) -> Tensor:
         """Such numbers, or the place for them."""
