@@ -148,7 +148,7 @@ def chooser(choices: int) -> Job:
 @pytest.mark.parametrize("choices", [1, 2, MOST_RECORDINGS + 3])
 def test_numbers_of_the_host_are_read_anew_and_choices_have_recordings_of_their_own(choices: int) -> None:
     plain, (recorded, recorder) = make_loop(chooser(choices)), recording_loop(chooser(choices))
-    for _ in range(WARM + 20):
+    for _ in range(WARM + 10 * choices):
         recorded.iterate()
         plain.iterate()
     assert_same_bits(plain, recorded)

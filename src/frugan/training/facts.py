@@ -18,7 +18,7 @@ from frugan.training.recipe import Recipe
 # Settings that decide when and where, never which weights come out.
 _FREE = (
     *("total_images", "checkpoint_seconds", "status_seconds", "keep_checkpoints", "plateau_images", "max_rollbacks"),
-    *("evaluation", "evaluation_share"),
+    *("evaluation", "evaluation_share", "replay"),
 )
 
 

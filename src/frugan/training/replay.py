@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 WARM = 2
 """At which time phases are rehearsed: by the next one libraries have chosen their kernels, constants are in place."""
-MOST_RECORDINGS, MOST_KINDS, MOST_IN_ALL = 4, 64, 32
+MOST_RECORDINGS, MOST_KINDS, MOST_IN_ALL = 8, 64, 32
 """Recordings of one kind of work, by the choices on its way; kinds that are remembered; recordings of all kinds."""
 
 
@@ -113,7 +113,7 @@ class Replays:
         """Do the jobs by `run` or by a recording; all gradients go to `parameters`, which have none yet."""
         kind = None if self._is_off else self._kind(step, jobs)
         fitting = None if kind is None else next((each for each in kind.recordings if each.fits(jobs)), None)
-        if fitting is not None and self._is_recorded(fitting, step, jobs, parameters, run):
+        if fitting is not None and self._ready(fitting, step, jobs, parameters, run):
             fitting.play(step, jobs)
         elif kind is not None and fitting is None and kind.may_rehearse:
             kind.add(_Recording(step, jobs, run))
@@ -121,7 +121,7 @@ class Replays:
             for job in jobs:
                 run(step, job)
 
-    def _is_recorded(
+    def _ready(
         self, recording: "_Recording", step: Step, jobs: Sequence[Job], parameters: Sequence[Tensor], run: Run
     ) -> bool:
         """Whether it is there to be played, recorded now where it has only been rehearsed."""
