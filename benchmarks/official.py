@@ -5,8 +5,8 @@
 FOLDER is a checkout of theirs; it is imported, never copied. Both sides train the `auto` settings of one device (R1
 every 16, path length every 4, style mixing .9, ADA bgc at a fixed p) on the same noise, convolutions tried out first
 and without TF32, as there; whole periods of 16 iterations are timed, after one for warming up and as many more as ours
-takes to record all phases. On a GPU their compiled
-operators are built first; where that fails their slow ones are taken, and the row says so.
+takes to record all phases. On a GPU their compiled operators are built first; where that fails their slow ones are
+taken, and the row says so.
 """
 
 import argparse

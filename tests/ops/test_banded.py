@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from frugan.ops import banded, resample
+from frugan.ops import banded, constants, resample
 from tests import reference
 
 F64 = torch.float64
@@ -108,20 +108,20 @@ def test_a_matrix_is_made_once_and_serves_both_with_and_without_gradients():
     band = banded.Band((0.25, 0.75), 1, 1, 1, 0)
     with torch.inference_mode():
         banded.correlate(draw(1, 2, 5, 5), band, band)
-    before = banded._kept.cache_info()
+    before = constants._kept.cache_info()
     x = draw(1, 2, 5, 5).requires_grad_()
     banded.correlate(x, band, band).sum().backward()
-    after = banded._kept.cache_info()
+    after = constants._kept.cache_info()
     assert (after.misses, after.hits) == (before.misses, before.hits + 2)
 
 
 def test_nothing_is_kept_of_what_torch_traces(by_products):
     fir = resample.Fir(TAPS["1331"])
     x = draw(1, 2, 13, 13)
-    before = banded._kept.cache_info()
+    before = constants._kept.cache_info()
     gradient = torch.func.grad(lambda x: resample.upsample2d(x, fir).square().sum())(x)
     program = torch.export.export(Upsample(fir), (x,))
-    assert banded._kept.cache_info() == before
+    assert constants._kept.cache_info() == before
     y = x.clone().requires_grad_()
     resample.upsample2d(y, fir).square().sum().backward()
     torch.testing.assert_close(gradient, y.grad)

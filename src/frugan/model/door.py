@@ -20,6 +20,7 @@ from frugan.model.tiles import OVERLAP, translate_tiles, translate_whole
 from frugan.models.generator import ImageGenerator, ImageTranslator
 from frugan.models.stylegan2 import Generator
 from frugan.models.subnet import Subnet
+from frugan.ops.onehot import one_hot
 from frugan.ops.wander import smooth_loop
 
 Noise = Literal["const", "none", "random"]
@@ -140,10 +141,8 @@ class Model:
         names = self.class_names
         if not names:
             raise ValueError("this model was trained without classes: leave the classes out")
-        rows = torch.zeros(len(classes), len(names), device=self.device)
-        for row, item in enumerate(classes):
-            rows[row, _class_index(item, names)] = 1
-        return rows
+        numbers = torch.tensor([_class_index(item, names) for item in classes], dtype=torch.int64)
+        return one_hot(numbers.to(self.device), len(names))
 
     def w(
         self,

@@ -9,12 +9,12 @@ and column do.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from frugan.ops.constants import constant
 from frugan.ops.convolution import is_drawing, is_traced
 
 WIDEST = 768
@@ -78,15 +78,9 @@ def _columns(x: Float[Tensor, "N H W C"], band: Band) -> Float[Tensor, "N H_out 
 
 
 def _matrix(band: Band, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    make = _made if is_traced() else _kept
-    return make(band, size, device, dtype)
-
-
-# More than the networks of a process need: a captured CUDA graph does not hold on to a matrix that is dropped here.
-@lru_cache(maxsize=512)
-def _kept(band: Band, size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
+    if is_traced():
         return _made(band, size, device, dtype)
+    return constant(_made, band, size, device, dtype, device=device)
 
 
 def _made(band: Band, size: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "size_out size"]:

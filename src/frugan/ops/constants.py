@@ -13,7 +13,7 @@ from torch import Tensor
 def constant(
     make: Callable[..., Tensor], *args: Hashable, device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """What `make(*args)` gives, made on the CPU, there and in that dtype (None: its own). Not to be changed."""
+    """What `make(*args)` gives, wherever it makes it, there and in that dtype (None: its own). Not to be changed."""
     return _kept(make, args, device, dtype)
 
 

@@ -334,7 +334,7 @@ class Loop:
                 yield Job(phase, micro, draw, LazyBatches(self.feeds, step.plan.batch, share, window))
 
     def _backward(self, step: Step, job: Job) -> None:
-        phase, share = job.phase, job.draw.share
+        phase, share, parameters = job.phase, job.draw.share, self._parameters(job.phase)
         self._toggle(phase)
         step.micro = job.micro
         for terms in self.task.losses(phase, step, job.batches, job.draw):
@@ -343,7 +343,7 @@ class Loop:
                 step.stats.add(f"{phase.name}/{name}", term.reshape(-1))
                 weight = 1 / share.total if term.ndim else 1 / share.stride
                 losses.append(term.float().sum() * weight)
-            torch.autograd.backward(sum(losses[1:], losses[0]), inputs=self._parameters(phase))
+            torch.autograd.backward(sum(losses[1:], losses[0]), inputs=parameters)
 
     def _parameters(self, phase: Phase) -> list[Tensor]:
         return self.optimisers[phase.optimiser].parameters(phase.nets)

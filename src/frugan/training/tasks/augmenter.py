@@ -21,7 +21,17 @@ def at_work(config: AugmentConfig | None) -> AugmentConfig | None:
     return dataclasses.replace(config, p=max(config.p, 0.5), controller=controller)
 
 
-class Augmenter:
+class _Controlled:
+    """What has a probability that ADA's controller moves."""
+
+    _state: Tensor
+
+    def _probability(self, _: Shared) -> float:
+        """The probability, for `Draw.number`."""
+        return float(self._state[0])
+
+
+class Augmenter(_Controlled):
     """Changes what a discriminator sees, where the mode says so; with ADA its probability follows the logits' signs."""
 
     def __init__(self, config: AugmentConfig | None) -> None:
@@ -47,11 +57,8 @@ class Augmenter:
 
     def _strength(self, draw: Draw) -> float | Tensor:
         """ADA's probability: 0, or a number on the device."""
-        is_at_work = self._ada is not None and draw.decide(lambda _: float(self._state[0]) > 0)
+        is_at_work = self._ada is not None and draw.decide(lambda shared: self._probability(shared) > 0)
         return draw.number(self._probability) if is_at_work else 0.0
-
-    def _probability(self, _: Shared) -> float:
-        return float(self._state[0])
 
     def note(self, step: Step, signs: Tensor, draw: Draw) -> None:
         """Count in, for each real picture, the sign of the discriminator's logit, or its mean over patches: (N,)."""
@@ -74,7 +81,7 @@ class Augmenter:
             self._state = state["ada"].clone()
 
 
-class Deceiver:
+class Deceiver(_Controlled):
     """Adaptive pseudo augmentation: shows the discriminator some fakes as reals, as many as ADA's controller says."""
 
     def __init__(self, config: ApaConfig | None) -> None:
@@ -92,9 +99,6 @@ class Deceiver:
         if real_labels is None or labels is None:
             return mixed, real_labels
         return mixed, torch.where(is_fake[:, None], labels, real_labels)
-
-    def _probability(self, _: Shared) -> float:
-        return float(self._state[0])
 
     def note(self, step: Step, count: int, draw: Draw) -> None:
         """Count in the probability, for each real picture."""
